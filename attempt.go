@@ -1,0 +1,251 @@
+package wsshard
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/url"
+	"time"
+
+	"github.com/gorilla/websocket"
+
+	"github.com/seed-829c304d/wsshard/internal/wsconn"
+)
+
+// This file answers: which steps does one attempt to connect take?
+
+// opening is one attempt: URL, the gate, headers, dial, login, OnConnect.
+type opening[S comparable] struct {
+	sh    *shard[S]
+	m     *ShardManager[S]
+	class urgency
+	st    ConnectionState
+	left  time.Duration // of ConnectTimeout: waiting at the gate does not count
+	shown string        // the URL, redacted
+}
+
+// attempt opens a session in a goroutine of its own, which ends with it: what the dial needed of stack is given back, and a
+// callback that leaves by runtime.Goexit takes nobody along. r is the relay of a switchover, else nil.
+func (s *shard[S]) attempt(ctx context.Context, class urgency, r *relay[S]) (*session[S], error) {
+	res := <-s.attemptAsync(ctx, class, r)
+	return res.session, res.err
+}
+
+type attemptResult[S comparable] struct {
+	session *session[S]
+	err     error
+}
+
+func (s *shard[S]) attemptAsync(ctx context.Context, class urgency, r *relay[S]) <-chan attemptResult[S] {
+	done := make(chan attemptResult[S], 1)
+	o := &opening[S]{sh: s, m: s.m, class: class, st: s.state(), left: s.m.cfg.Connection.ConnectTimeout}
+	go func() {
+		res := attemptResult[S]{err: &PanicError{Value: errGoexit}}
+		defer func() { done <- res }()
+		res.session, res.err = o.open(ctx, r)
+	}()
+	return done
+}
+
+// open takes the steps. A failure before the connection is open is a *DialError.
+func (o *opening[S]) open(ctx context.Context, r *relay[S]) (*session[S], error) {
+	ws, tap, err := o.dial(ctx)
+	if err != nil {
+		if ctx.Err() != nil && !errors.Is(err, context.DeadlineExceeded) {
+			err = context.Cause(ctx)
+		}
+		return nil, &DialError{URL: o.shown, ShardID: o.st.ShardID, Attempt: o.st.ReconnectAttempt + 1, Err: err}
+	}
+	return o.login(ctx, ws, tap, r)
+}
+
+// timed runs one step that counts against ConnectTimeout.
+func (o *opening[S]) timed(ctx context.Context, step func(ctx context.Context) error) error {
+	begin := time.Now()
+	limit := o.m.cfg.Connection.ConnectTimeout
+	ctx, cancel := context.WithTimeoutCause(ctx, o.left, fmt.Errorf("not connected after %v: %w", limit, context.DeadlineExceeded))
+	defer cancel()
+	err := step(ctx)
+	o.left -= time.Since(begin)
+	if err == nil && ctx.Err() != nil {
+		err = context.Cause(ctx)
+	}
+	return err
+}
+
+func (o *opening[S]) dial(ctx context.Context) (ws *websocket.Conn, tap *wsconn.Tap, err error) {
+	var u *url.URL
+	err = o.timed(ctx, func(ctx context.Context) (err error) {
+		u, err = o.url(ctx)
+		return err
+	})
+	if err != nil {
+		return nil, nil, err
+	}
+	k := doorKey{hostPort(u), o.sh.egress}
+	v, err := o.sh.run.gate.enter(ctx, k, o.class)
+	if err != nil {
+		return nil, nil, err
+	}
+	host := hostUnknown
+	defer func() { // also when a callback left by runtime.Goexit
+		var he *HandshakeError
+		var retryAfter time.Duration
+		if errors.As(err, &he) {
+			retryAfter = he.RetryAfter
+		}
+		o.sh.run.gate.leave(k, v, host, err, retryAfter)
+	}()
+	err = o.timed(ctx, func(ctx context.Context) error {
+		header, err := o.header(ctx)
+		if err != nil {
+			return err
+		}
+		ws, tap, err = o.m.dialer.dial(ctx, u, header, o.st.ShardID)
+		host = judgeHost(err)
+		return err
+	})
+	if err != nil && ws != nil {
+		wsconn.Kill(tap.Conn)
+		ws, tap = nil, nil
+	}
+	return ws, tap, err
+}
+
+func (o *opening[S]) url(ctx context.Context) (u *url.URL, err error) {
+	var raw string
+	if panicked := o.m.guard("URL", func() { raw, err = o.m.h.URL(ctx, o.st) }, nil); panicked != nil {
+		return nil, panicked
+	}
+	if err != nil {
+		return nil, err
+	}
+	o.shown = redactURL(raw)
+	return parseURL(raw)
+}
+
+func (o *opening[S]) header(ctx context.Context) (h http.Header, err error) {
+	if p := o.m.caps.headers; p != nil {
+		if panicked := o.m.guard("ConnectionHeaders", func() { h, err = p.ConnectionHeaders(ctx, o.st) }, nil); panicked != nil {
+			return nil, panicked
+		}
+		if err != nil {
+			return nil, err
+		}
+	}
+	return o.m.dialer.header(h)
+}
+
+// login makes a session of the connection: it logs in, and then asks OnConnect what to send first.
+func (o *opening[S]) login(ctx context.Context, ws *websocket.Conn, tap *wsconn.Tap, r *relay[S]) (*session[S], error) {
+	cfg := &o.m.cfg.Connection
+	c := newSession(o.sh, o.st)
+	c.relay = r
+	c.ctx, c.cancel = context.WithCancelCause(o.sh.run.ctx)
+	c.conn = wsconn.New(ws, tap, wsconn.Options{
+		ReadLimit:    max(0, cfg.ReadLimit),
+		WriteTimeout: cfg.WriteTimeout,
+		CheckUTF8:    !cfg.LowLatencyMode,
+		OnPing:       c.onPing,
+		OnPong:       c.onPong,
+	})
+	o.m.track(o.sh.run, c.conn)
+	abort := context.AfterFunc(ctx, func() { c.cancel(context.Cause(ctx)) }) // ctx is the dial's; the session outlives it
+	stop := context.AfterFunc(c.ctx, c.conn.Kill)                            // until the loops run, nobody else would
+	opened := false
+	defer func() {
+		abort()
+		if !stop() || !opened {
+			c.cancel(ErrNotConnected)
+			c.conn.Kill()
+			o.m.untrack(o.sh.run, c.conn)
+		}
+	}()
+	if a := o.m.caps.authenticator; a != nil {
+		err := o.timed(c.ctx, func(ctx context.Context) (err error) {
+			lc := &loginConn[S]{c}
+			defer context.AfterFunc(ctx, c.conn.Kill)()
+			if panicked := o.m.guard("Login", func() { err = a.Login(ctx, lc, o.st) }, nil); panicked != nil {
+				return panicked
+			}
+			return err
+		})
+		if err != nil {
+			return nil, &DialError{URL: o.shown, ShardID: o.st.ShardID, Attempt: o.st.ReconnectAttempt + 1, Err: fmt.Errorf("login: %w", err)}
+		}
+	}
+	c.opened = time.Now()
+	o.sh.gen++ // the loop that owns it waits for us
+	o.m.count.connections.Add(1)
+	if o.st.IsReconnect {
+		o.m.count.reconnections.Add(1)
+	}
+	if err := o.onConnect(c); err != nil {
+		c.cancel(err)
+		c.conn.Kill()
+		o.m.disconnected(o.sh.run, o.st, err)
+		return nil, err
+	}
+	opened = true
+	return c, nil
+}
+
+// onConnect asks the application what to send first.
+func (o *opening[S]) onConnect(c *session[S]) (err error) {
+	h := o.m.caps.connect
+	if h == nil {
+		return nil
+	}
+	var first []Message
+	if panicked := o.m.guard("OnConnect", func() { first, err = h.OnConnect(c.ctx, o.st) }, nil); panicked != nil {
+		return panicked
+	}
+	for i, msg := range first {
+		if err == nil && len(msg.Data) > 0 {
+			if err = checkMessage(msg); err != nil {
+				err = fmt.Errorf("OnConnect, message %d: %w", i, err)
+			}
+			c.out.first = append(c.out.first, msg)
+		}
+	}
+	if err == nil && c.ctx.Err() != nil {
+		err = context.Cause(c.ctx)
+	}
+	return err
+}
+
+// loginConn is the connection as Login sees it. Pings are answered between reads.
+type loginConn[S comparable] struct{ c *session[S] }
+
+func (l *loginConn[S]) Read(ctx context.Context) (Message, error) {
+	defer context.AfterFunc(ctx, l.c.conn.Kill)()
+	text, data, err := l.c.conn.Read()
+	if err != nil {
+		if ctx.Err() != nil {
+			return Message{}, context.Cause(ctx)
+		}
+		return Message{}, readCause(err)
+	}
+	if l.c.out.hasPing() {
+		if err := l.c.wrote(time.Now(), 1, l.c.conn.Pong(l.c.out.takePing())); err != nil {
+			return Message{}, err
+		}
+	}
+	msg := Binary(append([]byte(nil), data...))
+	if text {
+		msg.Type = TextMessage
+	}
+	return msg, nil
+}
+
+func (l *loginConn[S]) Write(ctx context.Context, msg Message) error {
+	if err := checkMessage(msg); err != nil {
+		return err
+	}
+	if err := sleep(ctx, l.c.pace.wait(time.Now())); err != nil {
+		return err
+	}
+	defer context.AfterFunc(ctx, l.c.conn.Kill)()
+	return l.c.writeMessage(time.Now(), msg)
+}

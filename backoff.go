@@ -1,0 +1,66 @@
+package wsshard
+
+import (
+	"math/rand/v2"
+	"time"
+
+	"github.com/cenkalti/backoff/v4"
+)
+
+// This file answers: when does a shard try again?
+
+// attempts counts a shard's failures in a row and spaces what follows them. It belongs to the shard's loop.
+type attempts struct {
+	cfg     BackoffConfig
+	ladder  *backoff.ExponentialBackOff
+	failed  int
+	uniform func() float64 // in [0, 1)
+}
+
+func newAttempts(cfg BackoffConfig, uniform func() float64) *attempts {
+	a := &attempts{cfg: cfg, uniform: uniform}
+	// The library's own jitter goes past MaxInterval, and it gives up by itself: both are switched off.
+	a.ladder = backoff.NewExponentialBackOff(
+		backoff.WithInitialInterval(cfg.InitialDelay),
+		backoff.WithMaxInterval(cfg.MaxDelay),
+		backoff.WithMultiplier(cfg.Multiplier),
+		backoff.WithRandomizationFactor(0),
+		backoff.WithMaxElapsedTime(0),
+	)
+	return a
+}
+
+// lost notes that a session ended which had been up for so long. Only a stable one lets the backoff start over: a server
+// that accepts and closes gets backoff, not a spin.
+func (a *attempts) lost(uptime time.Duration) {
+	if uptime >= a.cfg.StableAfter {
+		a.restart()
+	} else {
+		a.failed++
+	}
+}
+
+// refused notes a failed dial.
+func (a *attempts) refused() { a.failed++ }
+
+func (a *attempts) restart() {
+	a.failed = 0
+	a.ladder.Reset()
+}
+
+// delay is how long to wait now: full jitter over a cap that grows with each call.
+func (a *attempts) delay() time.Duration {
+	most := min(a.ladder.NextBackOff(), a.cfg.MaxDelay)
+	if a.cfg.DisableJitter {
+		return most
+	}
+	return time.Duration(a.uniform() * float64(most))
+}
+
+// newUniform makes the source of a shard's jitter: the process's own, or a reproducible one where a test set a seed.
+func newUniform(seed uint64, shard int) func() float64 {
+	if seed == 0 {
+		return rand.Float64
+	}
+	return rand.New(rand.NewPCG(seed, uint64(shard))).Float64
+}

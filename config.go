@@ -1,0 +1,165 @@
+package wsshard
+
+import (
+	"context"
+	"crypto/tls"
+	"log/slog"
+	"net"
+	"net/http"
+	"time"
+)
+
+// This file answers: what can be set, and what are the defaults? validate.go says what is refused.
+
+// Config of a ShardManager. The zero value works: a zero field means its default, given in each comment. Negative: timeouts
+// and intervals are off, counts have no limit. New copies it.
+//
+// New refuses, with a *ConfigError for each field, joined: a negative ConnectTimeout, WriteTimeout, InitialDelay, MaxDelay,
+// StableAfter, Window, ShardsPerIP or ReadBufferSize; a Multiplier that is neither 0 nor at least 1, NaN or infinite;
+// MaxDelay < InitialDelay; PongTimeout > PingInterval and DataTimeout < PingInterval where both are on; and what a field's
+// comment says. Defaults take part in these comparisons.
+type Config struct {
+	Connection ConnectionConfig
+	Backoff    BackoffConfig
+	Health     HealthConfig
+	Subscribe  SubscribeConfig
+	Switchover SwitchoverConfig
+
+	MaxSubscriptionsPerShard int // the handler's (SubscriptionLimiter), else 500
+	MaxShards                int // no limit
+	ShardSelection           ShardSelectionStrategy
+	DisableHotSwitchover     bool         // then HotSwitchover and every trigger reconnects; HotSwitchover returns when connected again
+	DisableAutoRebalance     bool         // then the shards that Start opens (its topics' need, at least one) are all there are; full: ErrCapacity
+	Logger                   *slog.Logger // nil discards
+}
+
+// ShardSelectionStrategy says which of the shards with room takes a new subscription.
+type ShardSelectionStrategy int
+
+const (
+	LeastLoaded ShardSelectionStrategy = iota // one with the fewest
+	RoundRobin                                // each in turn
+	Sequential                                // the lowest shard id, until it is full
+)
+
+func (s ShardSelectionStrategy) String() string {
+	return name(s, "least-loaded", "round-robin", "sequential")
+}
+
+// ConnectionConfig says how to reach the server.
+type ConnectionConfig struct {
+	ConnectTimeout             time.Duration // 10s: URL, headers, dial, proxy, TLS, upgrade, login together; waiting for a turn is not counted
+	WriteTimeout               time.Duration // 5s for each frame; then the connection ends
+	MaxConnectAttempts         int           // never give up; positive: so many failures in a row park the shard (failed dials, sessions lost before StableAfter)
+	ProactiveReconnectInterval time.Duration // 15min, up to 10 % less by jitter; by hot switchover
+	CircuitBreakerThreshold    int           // 5 failed dials in a row to one (host, egress)
+	CircuitBreakerResetTimeout time.Duration // 10s to the next probe; one probe serves every shard; negative: no breaker
+	MaxConcurrentDials         int           // 64 for each (host, egress)
+	Limiter                    ConnectLimiter
+	LowLatencyMode             bool     // zero-copy delivery, no per-message panic guard, no UTF-8 check
+	SourceIPs                  []string // IPv4 or IPv6 literals; excludes NetDialContext
+	ShardsPerIP                int      // 10; past len(SourceIPs)*ShardsPerIP it wraps, with one warning
+	Proxy                      string   // socks5://, socks5h://, http://, https://, with user:password@
+	TLSConfig                  *tls.Config
+	Header                     http.Header // static headers; those that the handshake owns are refused
+	ReadBufferSize             int         // 4096 bytes
+	ReadLimit                  int64       // 64 MiB, decompressed; a longer announced length is refused at once
+	EnableCompression          bool        // permessage-deflate
+	Subprotocols               []string
+	NetDialContext             func(ctx context.Context, network, addr string) (net.Conn, error) // dials the server, or the proxy
+}
+
+// BackoffConfig says when to try again: uniform in [0, min(MaxDelay, InitialDelay·Multiplierⁿ)], known as full jitter (M.
+// Brooker, "Exponential Backoff and Jitter", 2015).
+type BackoffConfig struct {
+	InitialDelay, MaxDelay time.Duration // 100ms, 30s
+	Multiplier             float64       // 2
+	DisableJitter          bool
+	StableAfter            time.Duration // 5s up before the backoff starts over
+}
+
+// HealthConfig says when a connection is sick. Deadlines run on the reader's clock: time in a callback does not count.
+type HealthConfig struct {
+	PingInterval, PongTimeout, DataTimeout, MessageTimeout time.Duration // 20s, 10s, 30s (with a topic applied), 30s
+	FailureThreshold                                       int           // 3 missed pongs; negative: pongs are not judged
+	TextPing, TextPong                                     string        // replaces the ping frame; TextPong "PONG"
+}
+
+// SubscribeConfig says how requests are written.
+type SubscribeConfig struct {
+	MaxPerMessage     int           // 100 topics; negative: all in one
+	MessagesPerWindow int           // no limit; every frame written counts, control frames too
+	Window            time.Duration // 1s
+	AckTimeout        time.Duration // 10s
+}
+
+// SwitchoverConfig says how a live connection is replaced.
+type SwitchoverConfig struct {
+	Timeout       time.Duration // 10s from the last request written to the cutover
+	Settle        time.Duration // 1s: without an Acknowledger a topic so long silent after its request counts as live; negative: at once
+	Linger        time.Duration // 250ms: at least the server's fan-out skew
+	DrainTimeout  time.Duration // 2s
+	MaxConcurrent int           // max(4, shards/32)
+	HoldMessages  int           // 65536
+	HoldBytes     int           // 32 MiB
+}
+
+// withDefaults fills what is zero. handlerLimit is the handler's own MaxSubscriptionsPerShard, 0 for none.
+func (c Config) withDefaults(handlerLimit int) Config {
+	orDefault(&c.MaxSubscriptionsPerShard, handlerLimit)
+	orDefault(&c.MaxSubscriptionsPerShard, 500)
+	if c.Logger == nil {
+		c.Logger = slog.New(slog.DiscardHandler)
+	}
+
+	n := &c.Connection
+	orDefault(&n.ConnectTimeout, 10*time.Second)
+	orDefault(&n.WriteTimeout, 5*time.Second)
+	orDefault(&n.ProactiveReconnectInterval, 15*time.Minute)
+	orDefault(&n.CircuitBreakerThreshold, 5)
+	orDefault(&n.CircuitBreakerResetTimeout, 10*time.Second)
+	orDefault(&n.MaxConcurrentDials, 64)
+	orDefault(&n.ShardsPerIP, 10)
+	orDefault(&n.ReadBufferSize, 4096)
+	orDefault(&n.ReadLimit, 64<<20)
+	n.Header = n.Header.Clone()
+	n.SourceIPs = append([]string(nil), n.SourceIPs...)
+	n.Subprotocols = append([]string(nil), n.Subprotocols...)
+
+	b := &c.Backoff
+	orDefault(&b.InitialDelay, 100*time.Millisecond)
+	orDefault(&b.MaxDelay, 30*time.Second)
+	orDefault(&b.Multiplier, 2)
+	orDefault(&b.StableAfter, 5*time.Second)
+
+	h := &c.Health
+	orDefault(&h.PingInterval, 20*time.Second)
+	orDefault(&h.PongTimeout, 10*time.Second)
+	orDefault(&h.DataTimeout, 30*time.Second)
+	orDefault(&h.MessageTimeout, 30*time.Second)
+	orDefault(&h.FailureThreshold, 3)
+	if h.TextPing != "" {
+		orDefault(&h.TextPong, "PONG")
+	}
+
+	s := &c.Subscribe
+	orDefault(&s.MaxPerMessage, 100)
+	orDefault(&s.Window, time.Second)
+	orDefault(&s.AckTimeout, 10*time.Second)
+
+	o := &c.Switchover
+	orDefault(&o.Timeout, 10*time.Second)
+	orDefault(&o.Settle, time.Second)
+	orDefault(&o.Linger, 250*time.Millisecond)
+	orDefault(&o.DrainTimeout, 2*time.Second)
+	orDefault(&o.HoldMessages, 65536)
+	orDefault(&o.HoldBytes, 32<<20)
+	return c
+}
+
+func orDefault[T comparable](field *T, value T) {
+	var zero T
+	if *field == zero {
+		*field = value
+	}
+}

@@ -1,0 +1,333 @@
+package wsshard
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/netip"
+	"net/url"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/gorilla/websocket"
+
+	"github.com/seed-829c304d/wsshard/internal/wsconn"
+)
+
+// This file answers: how is a connection to the server opened?
+
+// maxHead is how many bytes an answer's head may have, a server's or a proxy's.
+const maxHead = 64 << 10
+
+// dialer opens connections for all shards of a manager.
+type dialer struct {
+	cfg     ConnectionConfig
+	sources []netip.Addr
+	proxy   *url.URL    // nil: none
+	tls     *tls.Config // cloned; one session cache for all shards
+	plain   websocket.Dialer
+}
+
+// newDialer expects a validated config.
+func newDialer(cfg ConnectionConfig) *dialer {
+	d := &dialer{cfg: cfg, tls: &tls.Config{}}
+	for _, ip := range cfg.SourceIPs {
+		d.sources = append(d.sources, netip.MustParseAddr(ip))
+	}
+	if cfg.Proxy != "" {
+		d.proxy, _ = parseProxy(cfg.Proxy)
+	}
+	if cfg.TLSConfig != nil {
+		d.tls = cfg.TLSConfig.Clone()
+	}
+	if d.tls.ClientSessionCache == nil {
+		d.tls.ClientSessionCache = tls.NewLRUClientSessionCache(0)
+	}
+	if len(d.tls.NextProtos) > 0 { // a config that is shared with net/http offers h2, which cannot be upgraded
+		d.tls.NextProtos = []string{"http/1.1"}
+	}
+	d.plain = websocket.Dialer{
+		ReadBufferSize:    cfg.ReadBufferSize,
+		WriteBufferSize:   wsconn.MaxFrame,
+		WriteBufferPool:   wsconn.WriteBuffers,
+		EnableCompression: cfg.EnableCompression,
+		Subprotocols:      cfg.Subprotocols,
+	}
+	return d
+}
+
+// source is the address that a shard binds; the zero Addr: none. wraps: the addresses are used a second time from here on.
+func (d *dialer) source(shard int) (addr netip.Addr, wraps bool) {
+	if len(d.sources) == 0 {
+		return addr, false
+	}
+	block := shard / d.cfg.ShardsPerIP
+	return d.sources[block%len(d.sources)], block >= len(d.sources)
+}
+
+// egress names the way a shard takes: its source address, the proxy, both, or "" for the default route.
+func (d *dialer) egress(shard int) string {
+	var way []string
+	if addr, _ := d.source(shard); addr.IsValid() {
+		way = append(way, addr.String())
+	}
+	if d.proxy != nil {
+		way = append(way, redactProxy(d.proxy))
+	}
+	return strings.Join(way, " via ")
+}
+
+// header merges what is static with what was computed for this dial, and refuses what cannot be sent.
+func (d *dialer) header(computed http.Header) (http.Header, error) {
+	h := http.Header{}
+	for _, from := range []http.Header{d.cfg.Header, computed} {
+		for name, values := range from {
+			if err := checkHeader(name, values); err != nil {
+				return nil, fmt.Errorf("%w: %q %w", ErrInvalidHeader, name, err)
+			}
+			h[http.CanonicalHeaderKey(name)] = values
+		}
+	}
+	return h, nil
+}
+
+// dial opens a WebSocket connection to u. ctx ends every step at once; it must have a deadline.
+func (d *dialer) dial(ctx context.Context, u *url.URL, header http.Header, shard int) (ws *websocket.Conn, tap *wsconn.Tap, err error) {
+	conn, err := d.reach(ctx, hostPort(u), shard)
+	if err != nil {
+		return nil, nil, ended(ctx, err)
+	}
+	stop := context.AfterFunc(ctx, func() { wsconn.Kill(conn) }) // gorilla looks at deadlines only
+	defer func() {
+		if !stop() && err == nil {
+			err = context.Cause(ctx)
+		}
+		if err != nil {
+			wsconn.Kill(conn)
+			ws, tap, err = nil, nil, ended(ctx, err)
+		}
+	}()
+	inner := conn
+	if u.Scheme == "wss" {
+		if inner, err = d.secure(ctx, conn, u.Hostname()); err != nil {
+			return nil, nil, err
+		}
+	}
+	tap = wsconn.NewTap(inner, maxHead)
+	ws, err = d.upgrade(ctx, u, header, tap)
+	return ws, tap, err
+}
+
+// secure puts TLS on conn.
+func (d *dialer) secure(ctx context.Context, conn net.Conn, host string) (net.Conn, error) {
+	cfg := d.tls
+	if cfg.ServerName == "" {
+		cfg = cfg.Clone()
+		cfg.ServerName = host
+	}
+	c := tls.Client(conn, cfg)
+	if err := c.HandshakeContext(ctx); err != nil {
+		return nil, cut(err)
+	}
+	return c, nil
+}
+
+// upgrade speaks the WebSocket handshake on tap. It trusts neither the peer nor the library with more than it must.
+func (d *dialer) upgrade(ctx context.Context, u *url.URL, header http.Header, tap *wsconn.Tap) (ws *websocket.Conn, err error) {
+	defer func() {
+		if r := recover(); r != nil {
+			ws, err = nil, &HandshakeError{Reason: printable(fmt.Sprint("handshake failed: ", r))}
+		}
+	}()
+	dial := d.plain
+	dial.NetDialContext = func(context.Context, string, string) (net.Conn, error) { return tap, nil }
+	dial.NetDialTLSContext = dial.NetDialContext
+	ws, resp, err := dial.DialContext(ctx, u.String(), header)
+	if err != nil {
+		return nil, handshakeError(resp, err)
+	}
+	if reason := d.unasked(resp.Header, ws); reason != "" {
+		return nil, &HandshakeError{StatusCode: resp.StatusCode, Header: withoutCookies(resp.Header), Reason: reason}
+	}
+	return ws, nil
+}
+
+// unasked says what the server chose that was not offered, which RFC 6455 §4.1 tells a client to refuse.
+func (d *dialer) unasked(h http.Header, ws *websocket.Conn) string {
+	for _, line := range h.Values("Sec-WebSocket-Extensions") {
+		for ext := range strings.SplitSeq(line, ",") {
+			token, _, _ := strings.Cut(ext, ";")
+			if !d.cfg.EnableCompression || strings.TrimSpace(token) != "permessage-deflate" {
+				return "it chose an extension that was not offered"
+			}
+		}
+	}
+	if p := ws.Subprotocol(); p != "" && !slices.Contains(d.cfg.Subprotocols, p) {
+		return "it chose a subprotocol that was not offered"
+	}
+	return ""
+}
+
+// handshakeError sorts what gorilla returned: an answer of the server, a broken connection, or nonsense.
+func handshakeError(resp *http.Response, err error) error {
+	var ne net.Error
+	switch {
+	case resp != nil:
+		body, _ := io.ReadAll(io.LimitReader(resp.Body, 1<<10))
+		he := &HandshakeError{StatusCode: resp.StatusCode, Header: withoutCookies(resp.Header), Body: body}
+		switch {
+		case resp.StatusCode == http.StatusSwitchingProtocols && errors.Is(err, websocket.ErrBadHandshake):
+			he.Reason = "its upgrade headers are wrong"
+		case resp.StatusCode == http.StatusSwitchingProtocols:
+			he.Reason = printable(strings.TrimPrefix(err.Error(), "websocket: "))
+		}
+		if resp.StatusCode == 429 || resp.StatusCode == 418 || resp.StatusCode == 503 {
+			he.RetryAfter = parseRetryAfter(resp.Header.Get("Retry-After"), time.Now())
+		}
+		return he
+	case errors.Is(err, wsconn.ErrHead):
+		return &HandshakeError{Reason: "its answer's head is too long"}
+	case errors.As(err, &ne), errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, net.ErrClosed):
+		return err
+	}
+	return &HandshakeError{Reason: printable(err.Error())}
+}
+
+func withoutCookies(h http.Header) http.Header {
+	h = h.Clone()
+	h.Del("Set-Cookie")
+	h.Del("Set-Cookie2")
+	return h
+}
+
+// parseRetryAfter reads seconds or an HTTP date (RFC 9110 §10.2.3), at most maxRetryAfter; 0: neither, or past.
+func parseRetryAfter(value string, now time.Time) time.Duration {
+	value = strings.TrimSpace(value)
+	if n, err := strconv.ParseUint(value, 10, 64); err == nil || errors.Is(err, strconv.ErrRange) {
+		return time.Duration(min(n, uint64(maxRetryAfter/time.Second))) * time.Second
+	}
+	if at, err := http.ParseTime(value); err == nil {
+		return max(0, min(at.Sub(now), maxRetryAfter))
+	}
+	return 0
+}
+
+// reach opens the TCP connection to addr: directly or through the proxy.
+func (d *dialer) reach(ctx context.Context, addr string, shard int) (net.Conn, error) {
+	if d.proxy == nil {
+		return d.tcp(ctx, addr, shard)
+	}
+	return d.tunnel(ctx, addr, shard)
+}
+
+// tcp connects to addr from the shard's source address. With one, only addresses of its family are tried.
+func (d *dialer) tcp(ctx context.Context, addr string, shard int) (net.Conn, error) {
+	if d.cfg.NetDialContext != nil {
+		conn, err := d.cfg.NetDialContext(ctx, "tcp", addr)
+		if err == nil && conn == nil {
+			err = errors.New("NetDialContext returned no connection")
+		}
+		return conn, err
+	}
+	nd := net.Dialer{KeepAliveConfig: net.KeepAliveConfig{Enable: true, Idle: 30 * time.Second, Interval: 10 * time.Second}}
+	network := "tcp"
+	if source, _ := d.source(shard); source.IsValid() {
+		nd.LocalAddr = net.TCPAddrFromAddrPort(netip.AddrPortFrom(source, 0))
+		network = "tcp6"
+		if source.Unmap().Is4() {
+			network = "tcp4"
+		}
+	}
+	return nd.DialContext(ctx, network, addr)
+}
+
+// hostPort is where u is dialled.
+func hostPort(u *url.URL) string {
+	port := u.Port()
+	if port == "" {
+		port = map[string]string{"ws": "80", "wss": "443"}[u.Scheme]
+	}
+	return net.JoinHostPort(u.Hostname(), port)
+}
+
+// ended gives the reason for which ctx ended, where that is what broke the dial.
+func ended(ctx context.Context, err error) error {
+	var ne net.Error
+	if ctx.Err() == nil {
+		if at, ok := ctx.Deadline(); !ok || !errors.As(err, &ne) || !ne.Timeout() || time.Now().Before(at) {
+			return err
+		}
+		return context.DeadlineExceeded // the socket's deadline was a moment before the context's
+	}
+	var pe *ProxyError
+	if errors.As(err, &pe) {
+		return &ProxyError{Proxy: pe.Proxy, Step: pe.Step, StatusCode: pe.StatusCode, Err: context.Cause(ctx)}
+	}
+	return context.Cause(ctx)
+}
+
+// judgeHost says what a dial's result tells of the host, for the circuit breaker: refused, reset, timeout, TLS and 5xx
+// speak against it; an answer speaks for it; what went wrong on our side says nothing.
+func judgeHost(err error) outcome {
+	var he *HandshakeError
+	var pe *ProxyError
+	var ne net.Error
+	var verify *tls.CertificateVerificationError
+	var record tls.RecordHeaderError
+	var alert tls.AlertError
+	var invalid x509.CertificateInvalidError
+	switch {
+	case err == nil:
+		return hostUp
+	case errors.Is(err, context.Canceled), errors.Is(err, ErrStopped):
+		return hostUnknown
+	case errors.As(err, &pe) && pe.StatusCode != 0:
+		return answered(pe.StatusCode)
+	case errors.As(err, &pe) && pe.Step == "auth":
+		return hostUp
+	case errors.As(err, &he):
+		return answered(he.StatusCode)
+	case isAny(err, syscall.EADDRNOTAVAIL, syscall.EADDRINUSE, syscall.EMFILE, syscall.ENFILE, syscall.ENOBUFS, syscall.EACCES, syscall.EPERM):
+		return hostUnknown
+	case errors.As(err, &verify), errors.As(err, &record), errors.As(err, &alert), errors.As(err, &invalid):
+		return hostDown
+	case errors.Is(err, context.DeadlineExceeded), errors.As(err, &ne) && ne.Timeout():
+		return hostDown
+	case isAny(err, syscall.ECONNREFUSED, syscall.ECONNRESET, syscall.EPIPE, syscall.EHOSTUNREACH, syscall.ENETUNREACH, io.EOF, io.ErrUnexpectedEOF):
+		return hostDown
+	}
+	return hostUnknown
+}
+
+func isAny(err error, targets ...error) bool {
+	return slices.ContainsFunc(targets, func(t error) bool { return errors.Is(err, t) })
+}
+
+func answered(status int) outcome {
+	if status >= 500 {
+		return hostDown
+	}
+	return hostUp
+}
+
+// cut shortens an error whose text holds a peer's words.
+func cut(err error) error {
+	if text := err.Error(); printable(text) != text {
+		return &cutError{err}
+	}
+	return err
+}
+
+type cutError struct{ err error }
+
+func (e *cutError) Error() string                 { return printable(e.err.Error()) }
+func (e *cutError) Unwrap() error                 { return e.err }
+func (e *cutError) Format(f fmt.State, verb rune) { formatError(e, f, verb) }

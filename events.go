@@ -1,0 +1,184 @@
+package wsshard
+
+import (
+	"sync"
+	"time"
+)
+
+// This file answers: what does an EventObserver hear, and in which order?
+
+// EventKind says what an Event is about.
+type EventKind int
+
+const (
+	EventConnecting           EventKind = iota // an attempt begins
+	EventConnected                             // a connection is live; in a switchover: has taken over
+	EventDisconnected                          // Err: the cause; no connection is live now
+	EventBackoff                               // Delay until the next attempt; Err: of the last
+	EventParked                                // the shard gave up; Subs: its topics
+	EventSwitchoverStarted                     // Switchover.Trigger
+	EventSwitchoverDone                        // Switchover
+	EventSwitchoverFailed                      // Err, Switchover; the old connection goes on
+	EventBreakerOpen                           // Delay until the probe; Err: of the last dial
+	EventBreakerClosed                         //
+	EventSubscriptionRejected                  // Subs, Err
+	EventGap                                   // From, To, Subs
+	EventStopped                               // the last event
+)
+
+func (k EventKind) String() string {
+	return name(k, "connecting", "connected", "disconnected", "backoff", "parked", "switchover-started", "switchover-done",
+		"switchover-failed", "breaker-open", "breaker-closed", "subscription-rejected", "gap", "stopped")
+}
+
+// Event is something that happened. A slow observer loses the oldest, counted in Metrics.EventsDropped; Gap, Parked and
+// SubscriptionRejected are merged with an earlier one of their shard instead, never lost.
+//
+// A Gap runs from the arrival of the last frame of any kind on the old connection to the moment every subscription was
+// proven on the new one, and is sent then: for every lost connection that had something applied, every silent one that was
+// replaced, every cutover without proof or with a drain that failed. What was missed, if anything, lies inside.
+type Event[S comparable] struct {
+	Kind       EventKind
+	ShardID    int // -1: none
+	Generation uint64
+	Time       time.Time
+	Err        error
+	Delay      time.Duration
+	Attempt    int
+	From, To   time.Time
+	Subs       []S               // belongs to the observer
+	Switchover *SwitchoverReport // nil but for Switchover*
+}
+
+// SwitchoverReport says how a switchover went.
+type SwitchoverReport struct {
+	Trigger string // call, lifetime, data-timeout, pong-timeout, notice, capacity
+	Proof   string // keys, acks, settle, none: what showed that the new connection delivers
+	// Dial: until the new connection was open. Ready: from then until all was proven on it. Overlap: from then to the
+	// cutover. Drain: from the cutover until the old connection had delivered its last.
+	Dial, Ready, Overlap, Drain time.Duration
+	Held                        int // messages that waited for the cutover
+	Dropped                     int // of those, duplicates of what the old connection delivered
+}
+
+// maxEvents is how many events wait for a slow observer.
+const maxEvents = 1024
+
+// events is the queue between the manager and its observer.
+type events[S comparable] struct {
+	wake chan struct{} // cap 1; a token when there may be something, or the end
+	done chan struct{} // closed when all is delivered after close
+
+	mu    sync.Mutex // protects following fields; a leaf lock
+	queue []Event[S]
+	over  bool // nothing more will come
+}
+
+func newEvents[S comparable]() *events[S] {
+	return &events[S]{wake: make(chan struct{}, 1), done: make(chan struct{})}
+}
+
+func (q *events[S]) push(ev Event[S]) (dropped bool) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if len(q.queue) >= maxEvents {
+		if keep(ev.Kind) && q.mergeLocked(ev) {
+			return false
+		}
+		dropped = q.dropLocked()
+		if !dropped && !keep(ev.Kind) { // nothing but events that are kept: the new one goes
+			return true
+		}
+	}
+	q.queue = append(q.queue, ev)
+	poke(q.wake)
+	return dropped
+}
+
+func keep(k EventKind) bool {
+	return k == EventGap || k == EventParked || k == EventSubscriptionRejected || k == EventStopped
+}
+
+// dropLocked drops the oldest event that may be dropped.
+func (q *events[S]) dropLocked() bool {
+	for i, ev := range q.queue {
+		if !keep(ev.Kind) {
+			q.queue = append(q.queue[:i], q.queue[i+1:]...)
+			return true
+		}
+	}
+	return false
+}
+
+// mergeLocked adds ev to an event of the same kind and shard.
+func (q *events[S]) mergeLocked(ev Event[S]) bool {
+	for i := range q.queue {
+		old := &q.queue[i]
+		if old.Kind != ev.Kind || old.ShardID != ev.ShardID {
+			continue
+		}
+		if ev.From.Before(old.From) {
+			old.From = ev.From
+		}
+		if ev.To.After(old.To) {
+			old.To = ev.To
+		}
+		known := make(map[S]bool, len(old.Subs))
+		for _, s := range old.Subs {
+			known[s] = true
+		}
+		for _, s := range ev.Subs {
+			if !known[s] {
+				old.Subs = append(old.Subs, s)
+			}
+		}
+		old.Time, old.Generation, old.Attempt = ev.Time, ev.Generation, ev.Attempt
+		if ev.Err != nil {
+			old.Err = ev.Err
+		}
+		return true
+	}
+	return false
+}
+
+func (q *events[S]) pop() (ev Event[S], ok, over bool) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if len(q.queue) == 0 {
+		q.queue = nil
+		return ev, false, q.over
+	}
+	ev = q.queue[0]
+	q.queue = q.queue[1:]
+	return ev, true, false
+}
+
+// close lets deliver return when all is delivered.
+func (q *events[S]) close() {
+	q.mu.Lock()
+	q.over = true
+	q.mu.Unlock()
+	poke(q.wake)
+}
+
+// deliver hands events to on, one by one, until close. An observer that leaves by runtime.Goexit takes this goroutine
+// along: the next one goes on where it was.
+func (q *events[S]) deliver(on func(Event[S])) {
+	over := false
+	defer func() {
+		if over {
+			close(q.done)
+		} else {
+			go q.deliver(on)
+		}
+	}()
+	for !over {
+		var ev Event[S]
+		var ok bool
+		if ev, ok, over = q.pop(); ok {
+			on(ev)
+		} else if !over {
+			<-q.wake
+		}
+	}
+}

@@ -1,0 +1,99 @@
+package wsshard
+
+import (
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/seed-829c304d/wsshard/internal/reconcile"
+)
+
+// This file answers: when did data last come for a topic, and which topics wait for a fresh snapshot?
+
+// freshness notes the last data of each topic that an Inspector names.
+type freshness[S comparable] struct {
+	mu sync.Mutex // protects following fields; a leaf lock
+	at map[S]int64
+}
+
+func (f *freshness[S]) note(subs []S, at int64) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.at == nil {
+		f.at = make(map[S]int64)
+	}
+	for _, s := range subs {
+		f.at[s] = at
+	}
+}
+
+// of returns when data last came for s, and whether topics are named at all.
+func (f *freshness[S]) of(s S) (at int64, named bool) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.at[s], f.at != nil
+}
+
+// forget drops the topics that are unsubscribed, and, when many have gathered that a server sent unasked, those too.
+func (f *freshness[S]) forget(subs []S, want *reconcile.Desired[S]) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for _, s := range subs {
+		delete(f.at, s)
+	}
+	if len(f.at) > 2*want.Len()+1024 {
+		for s := range f.at {
+			if _, ok := want.Number(s); !ok {
+				delete(f.at, s)
+			}
+		}
+	}
+}
+
+// resubscriptions are the topics whose resubscription a SequenceValidator asked for and that was not answered yet: the
+// messages still in flight show the same gap, and would ask again and again.
+type resubscriptions[S comparable] struct {
+	some atomic.Bool // there are any: all that is looked at for each message
+
+	mu    sync.Mutex // protects following fields; a leaf lock
+	since map[S]time.Time
+}
+
+// claim returns those of subs that may be asked for now.
+func (r *resubscriptions[S]) claim(subs []S, now time.Time, timeout time.Duration) (again []S) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.since == nil {
+		r.since = make(map[S]time.Time)
+	}
+	for _, s := range subs {
+		if at, ok := r.since[s]; ok && (timeout < 0 || now.Sub(at) < timeout) {
+			continue
+		}
+		r.since[s] = now
+		again = append(again, s)
+	}
+	r.some.Store(true)
+	return again
+}
+
+// clear notes an answer or valid data.
+func (r *resubscriptions[S]) clear(subs []S) {
+	if len(subs) == 0 || !r.some.Load() {
+		return
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, s := range subs {
+		delete(r.since, s)
+	}
+	r.some.Store(len(r.since) > 0)
+}
+
+// reset forgets all: a new connection has asked for everything anew.
+func (r *resubscriptions[S]) reset() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	clear(r.since)
+	r.some.Store(false)
+}

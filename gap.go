@@ -1,0 +1,73 @@
+package wsshard
+
+import (
+	"errors"
+	"time"
+)
+
+// This file answers: what may have been missed, and since when?
+
+// gap is what a shard is missing, from the loss of a connection until everything is proven on a later one.
+type gap[S comparable] struct {
+	from time.Time
+	subs map[S]struct{}
+	gen  uint64 // the connection that is to prove everything must be younger
+}
+
+// gapFrom is when what cause ended may have begun to be missed: the last frame; where the connection went on with pongs
+// but without data, the last data.
+func (c *session[S]) gapFrom(cause error) time.Time {
+	if errors.Is(cause, ErrDataTimeout) {
+		return c.lastData()
+	}
+	return c.lastFrame()
+}
+
+// openGap begins or extends the shard's gap, if the ended session lost had anything applied.
+func (s *shard[S]) openGap(lost *session[S], from time.Time) {
+	if len(lost.carried) == 0 {
+		return
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.gap == nil {
+		s.gap = &gap[S]{from: from, subs: make(map[S]struct{}, len(lost.carried))}
+	}
+	if from.Before(s.gap.from) {
+		s.gap.from = from
+	}
+	s.gap.gen = max(s.gap.gen, lost.st.Generation)
+	for _, sub := range lost.carried {
+		s.gap.subs[sub] = struct{}{}
+	}
+}
+
+// provenNow is called when all that c has written is proven: the gap ends, if c came after it.
+func (s *shard[S]) provenNow(c *session[S], now time.Time) {
+	s.mu.Lock()
+	g := s.gap
+	if g == nil || c.st.Generation <= g.gen || s.live.Load() != c {
+		s.mu.Unlock()
+		return
+	}
+	s.gap = nil
+	s.mu.Unlock()
+	if now.Before(g.from) {
+		now = g.from
+	}
+	s.m.count.gaps.Add(1)
+	s.stats.set(func(st *shardStats) { st.gaps, st.lastGap = st.gaps+1, now })
+	ev := Event[S]{Kind: EventGap, Generation: c.st.Generation, From: g.from, To: now}
+	for sub := range g.subs {
+		ev.Subs = append(ev.Subs, sub)
+	}
+	s.log.Warn("gap", "gen", c.st.Generation, "from", g.from, "to", now, "topics", len(ev.Subs))
+	s.emit(ev)
+}
+
+// closeGap ends the gap at once if c, which is live now, has proven everything before it came to deliver.
+func (s *shard[S]) closeGap(c *session[S]) {
+	if at := c.provenAt.Load(); at != 0 {
+		s.provenNow(c, time.Unix(0, at))
+	}
+}

@@ -1,0 +1,118 @@
+package wsshard
+
+import (
+	"context"
+	"runtime"
+	"runtime/debug"
+	"strings"
+)
+
+// This file answers: how is the application's code called, and who is inside such a call?
+
+// callbackKey marks the contexts that a manager gives to callbacks.
+type callbackKey struct{ manager any }
+
+// errGoexit is the Value of a PanicError for a callback that left by runtime.Goexit.
+const errGoexit = "runtime.Goexit"
+
+// guard calls the application and survives its panics. A callback that neither returns nor panics (runtime.Goexit, as
+// t.Fatal does) ends the goroutine after the deferred calls; left hears of it.
+//
+// Its frame on the stack also tells that a method was called from inside a callback: see inCallback.
+//
+//go:noinline
+func (m *ShardManager[S]) guard(where string, f func(), left func(error)) (err error) {
+	returned := false
+	defer func() {
+		if returned {
+			return
+		}
+		err = m.panicked(where, recover())
+		if _, gone := isGoexit(err); gone && left != nil {
+			left(err)
+		}
+	}()
+	f()
+	returned = true
+	return nil
+}
+
+// panicked counts and logs what recover returned; nil means runtime.Goexit.
+func (m *ShardManager[S]) panicked(where string, value any) error {
+	if value == nil {
+		value = errGoexit
+	}
+	err := &PanicError{Value: value, Stack: debug.Stack()}
+	m.count.panics.Add(1)
+	m.log.Error("panic in a callback", "callback", where, "panic", value, "stack", string(err.Stack))
+	return err
+}
+
+func isGoexit(err error) (p *PanicError, ok bool) {
+	p, _ = err.(*PanicError)
+	return p, p != nil && p.Value == any(errGoexit)
+}
+
+// apart runs guarded code in a goroutine of its own and waits for it, so that not even runtime.Goexit harms the caller.
+func (m *ShardManager[S]) apart(where string, f func()) error {
+	done := make(chan error, 1)
+	go func() {
+		var err error
+		finished := false
+		defer func() {
+			if !finished {
+				err = &PanicError{Value: errGoexit}
+			}
+			done <- err
+		}()
+		err = m.guard(where, f, nil)
+		finished = true
+	}()
+	return <-done
+}
+
+// inCallback reports whether waiting here would wait for a callback of this manager: ctx comes from one, or the caller's
+// own stack goes through guard. The stack does not say whose guard it is; ctx does, so where ctx names another manager's
+// callback, that is believed.
+func (m *ShardManager[S]) inCallback(ctx context.Context) bool {
+	if ctx.Value(callbackKey{m}) != nil {
+		return true
+	}
+	if ctx.Value(callbackKey{}) != nil {
+		return false
+	}
+	return onStack("guard")
+}
+
+// onStack reports whether a method of this package of that name is among the callers.
+func onStack(methods ...string) bool {
+	var pcs [64]uintptr
+	for skip := 2; ; skip += len(pcs) {
+		n := runtime.Callers(skip, pcs[:])
+		frames := runtime.CallersFrames(pcs[:n])
+		for {
+			f, more := frames.Next()
+			if strings.HasPrefix(f.Function, packagePath) {
+				for _, method := range methods {
+					if strings.HasSuffix(f.Function, "."+method) {
+						return true
+					}
+				}
+			}
+			if !more {
+				break
+			}
+		}
+		if n < len(pcs) {
+			return false
+		}
+	}
+}
+
+const packagePath = "github.com/seed-829c304d/wsshard."
+
+// withCallback marks ctx as one that callbacks of m are given.
+func (m *ShardManager[S]) withCallback(ctx context.Context) context.Context {
+	ctx = context.WithValue(ctx, callbackKey{}, true)
+	return context.WithValue(ctx, callbackKey{m}, true)
+}

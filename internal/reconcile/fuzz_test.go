@@ -1,0 +1,344 @@
+package reconcile
+
+import (
+	"cmp"
+	"maps"
+	"math/rand/v2"
+	"slices"
+	"testing"
+)
+
+// The models keep maps alone and go through all of them each time.
+
+const universe = 12 // topics: few, so that they meet
+
+type wanted struct {
+	last       uint64
+	want, gone map[byte]uint64
+}
+
+func (w *wanted) add(s byte) {
+	if w.want[s] == 0 {
+		w.last++
+		w.want[s] = w.last
+		delete(w.gone, s)
+	}
+}
+
+func (w *wanted) remove(s byte) {
+	if w.want[s] != 0 {
+		w.last++
+		w.gone[s] = w.last
+		delete(w.want, s)
+	}
+}
+
+func (w *wanted) again(s byte) {
+	if w.want[s] != 0 {
+		w.last++
+		w.want[s] = w.last
+	}
+}
+
+// conn is one session: what it has written, and what the server then carries for it.
+type conn struct {
+	t      *testing.T
+	w      *wanted
+	a      *Applied[byte]
+	on     map[byte]uint64
+	kept   map[byte]bool
+	failed map[byte]uint64
+	redo   map[byte]uint64
+	server map[byte]bool
+}
+
+func newConn(t *testing.T, w *wanted, d *Desired[byte]) *conn {
+	return &conn{t, w, d.Watch(make(chan struct{}, 1)), map[byte]uint64{}, map[byte]bool{}, map[byte]uint64{},
+		map[byte]uint64{}, map[byte]bool{}}
+}
+
+func (c *conn) next(most, room int) Batch[byte] {
+	pick := func(kind Kind, from map[byte]uint64, most int, ok func(s byte, num uint64) bool) Batch[byte] {
+		b := Batch[byte]{Kind: kind}
+		for s, num := range from {
+			if ok(s, num) {
+				b.Subs = append(b.Subs, s)
+			}
+		}
+		slices.SortFunc(b.Subs, func(s, t byte) int { return cmp.Compare(from[s], from[t]) })
+		if most >= 0 && most < len(b.Subs) {
+			b.Subs = b.Subs[:most]
+		}
+		for _, s := range b.Subs {
+			b.Nums = append(b.Nums, from[s])
+		}
+		return b
+	}
+	if most <= 0 {
+		most = -1
+	}
+	want := c.w.want
+	for s, num := range c.redo {
+		if c.on[s] != num || want[s] != num {
+			delete(c.redo, s)
+		}
+	}
+	for _, b := range []Batch[byte]{
+		pick(Subscribe, c.redo, most, func(byte, uint64) bool { return true }),
+		pick(Unsubscribe, c.w.gone, most, func(s byte, _ uint64) bool { return c.on[s] != 0 && !c.kept[s] }),
+		pick(Resubscribe, want, most, func(s byte, num uint64) bool { return c.on[s] != 0 && c.on[s] != num && !c.kept[s] }),
+		pick(Subscribe, want, most, func(s byte, _ uint64) bool { return c.kept[s] }),
+	} {
+		if len(b.Subs) > 0 {
+			return b
+		}
+	}
+	if room >= 0 && (most < 0 || room < most) {
+		most = room
+	}
+	return pick(Subscribe, want, most, func(s byte, num uint64) bool { return c.on[s] == 0 && c.failed[s] != num })
+}
+
+// ask compares a batch with that of the model.
+func (c *conn) ask(most, room int) Batch[byte] {
+	c.t.Helper()
+	want := c.next(most, room)
+	b, ok := c.a.Next(most, room)
+	if ok != (len(want.Subs) > 0) || ok && b.Kind != want.Kind ||
+		!slices.Equal(b.Subs, want.Subs) || !slices.Equal(b.Nums, want.Nums) {
+		c.t.Fatalf("next(%d, %d) = %v %v, want %v", most, room, b, ok, want)
+	}
+	return b
+}
+
+// write is what a server sees of b.
+func (c *conn) write(b Batch[byte]) {
+	for _, s := range b.Subs {
+		switch {
+		case b.Kind == Subscribe && c.server[s] && !c.kept[s] && c.redo[s] == 0:
+			c.t.Fatalf("subscribed %d twice", s)
+		case b.Kind != Subscribe && !c.server[s]:
+			c.t.Fatalf("kind %d of %d, which the server does not carry", b.Kind, s)
+		}
+		c.server[s] = b.Kind != Unsubscribe
+	}
+}
+
+func (c *conn) done(b Batch[byte]) {
+	c.write(b)
+	c.a.Done(b)
+	for i, s := range b.Subs {
+		delete(c.on, s)
+		delete(c.kept, s)
+		delete(c.failed, s)
+		delete(c.redo, s)
+		if b.Kind != Unsubscribe {
+			c.on[s] = b.Nums[i]
+		}
+	}
+}
+
+func (c *conn) drop(b Batch[byte]) {
+	c.a.Drop(b)
+	for _, s := range b.Subs {
+		delete(c.on, s)
+		delete(c.kept, s)
+		delete(c.server, s)
+	}
+}
+
+func (c *conn) keep(b Batch[byte]) {
+	for _, s := range b.Subs {
+		if c.on[s] != 0 {
+			c.kept[s] = true
+		}
+	}
+}
+
+func (c *conn) fail(b Batch[byte]) {
+	c.a.Fail(b)
+	if b.Kind == Unsubscribe {
+		c.keep(b)
+		return
+	}
+	for i, s := range b.Subs {
+		if c.on[s] > b.Nums[i] || c.failed[s] > b.Nums[i] {
+			continue
+		}
+		delete(c.on, s)
+		delete(c.kept, s)
+		delete(c.server, s)
+		if c.w.want[s] != 0 {
+			c.failed[s] = b.Nums[i]
+		}
+	}
+}
+
+// check compares all that a session tells.
+func (c *conn) check() {
+	c.t.Helper()
+	if list := c.a.List(); c.a.Len() != len(list) || !slices.Equal(slices.Sorted(slices.Values(list)), slices.Sorted(maps.Keys(c.on))) {
+		c.t.Fatalf("%v applied, want %v", list, c.on)
+	}
+	for s := range byte(universe) {
+		num, ok := c.a.Number(s)
+		if num != c.on[s] || ok != (num > 0) || c.a.Kept(s) != c.kept[s] {
+			c.t.Fatalf("%d has number %d, kept %v, want %d, %v", s, num, c.a.Kept(s), c.on[s], c.kept[s])
+		}
+		want, wanted := c.w.want[s]
+		if c.a.Settled(s) != (!wanted || c.on[s] == want || c.failed[s] == want) {
+			c.t.Fatalf("%d is settled: %v", s, c.a.Settled(s))
+		}
+		if wanted && want <= c.a.Upto() && !c.a.Settled(s) {
+			c.t.Fatalf("%d is not settled, though all up to %d is", s, c.a.Upto())
+		}
+		// An older failure is forgotten if Next came by while the topic was not wanted.
+		if num, _ := c.a.Failed(s); wanted && (num == want) != (c.failed[s] == want) {
+			c.t.Fatalf("%d failed under %d, want %d", s, num, c.failed[s])
+		}
+	}
+}
+
+// rest writes all that is left, and finds the server with what is wanted, less what failed, plus what is kept.
+func (c *conn) rest(most int) {
+	c.t.Helper()
+	for b := c.ask(most, -1); len(b.Subs) > 0; b = c.ask(most, -1) {
+		c.done(b)
+	}
+	for s := range byte(universe) {
+		want := c.w.want[s] != 0 && c.failed[s] != c.w.want[s] || c.kept[s]
+		if c.server[s] != want {
+			c.t.Fatalf("the server carries %d: %v, want %v", s, c.server[s], want)
+		}
+	}
+	looked := c.a.looked
+	if b := c.ask(0, -1); len(b.Subs) > 0 || c.a.looked != looked || c.a.Upto() != c.w.last {
+		c.t.Fatalf("not at rest: %v after %d looks", b, c.a.looked-looked)
+	}
+	if len(c.a.failed) > len(c.w.want) || len(c.a.redo) > 0 {
+		c.t.Fatalf("left behind: failed %v, redo %v", c.a.failed, c.a.redo)
+	}
+}
+
+func FuzzNext(f *testing.F) {
+	f.Add([]byte("\x00\x01\x00\x02\x08\x00\x02\x01\x08\x10\x04\x01\x09\x02"))
+	f.Add([]byte("\x00\x07\x0e\x00\x00\x05\x08\x33\x0f\x00\x02\x05\x0a\x01\x00\x05\x09\x11\x08\x00"))
+	f.Add([]byte("\x00\xff\x08\x00\x04\xff\x0b\x22\x08\x00\x06\x31\x0c\x22\x07\x21\x0d\x01\x08\x00"))
+	f.Fuzz(play)
+}
+
+// The same with more operations than a fuzzer likes to keep.
+func TestRandom(t *testing.T) {
+	random := rand.NewChaCha8([32]byte{1})
+	for range 200 {
+		ops := make([]byte, 600)
+		random.Read(ops)
+		play(t, ops)
+	}
+}
+
+// play reads each pair of bytes as an operation and its topic; up to three sessions read the set at a time.
+func play(t *testing.T, ops []byte) {
+	d := New[byte]()
+	w := &wanted{want: map[byte]uint64{}, gone: map[byte]uint64{}}
+	conns := []*conn{newConn(t, w, d)}
+	for ; len(ops) >= 2; ops = ops[2:] {
+		op, arg := ops[0]%16, ops[1]
+		subs := []byte{arg % universe}
+		if arg&0x80 != 0 {
+			subs = append(subs, (arg>>4)%universe, (arg+1)%universe)
+		}
+		c := conns[int(ops[0]>>4)%len(conns)]
+		most, room := int(arg%5), int(arg>>4)%6-1
+		switch op {
+		case 0, 1:
+			d.Add(subs...)
+			for _, s := range subs {
+				w.add(s)
+			}
+		case 2, 3:
+			d.Remove(subs...)
+			for _, s := range subs {
+				w.remove(s)
+			}
+		case 4:
+			d.Again(subs...)
+			for _, s := range subs {
+				w.again(s)
+			}
+		case 5:
+			c.a.Redo(subs...)
+			for _, s := range subs {
+				if num := c.on[s]; num != 0 {
+					c.redo[s] = num
+				}
+			}
+		case 6: // a rejection, of the present number or an older one
+			num := c.on[subs[0]]
+			if arg&0x40 != 0 {
+				num = max(1, num/2)
+			}
+			if num > 0 {
+				c.fail(Batch[byte]{Subscribe, subs[:1], []uint64{num}})
+			}
+		case 7: // halved until it can be written
+			for n := len(c.ask(0, room).Subs); n > 1; {
+				n /= 2
+				if b := c.ask(n, room); n == 1 {
+					c.fail(b)
+				}
+			}
+		case 8, 9, 10:
+			c.done(c.ask(most, room))
+		case 11: // the set changes while the request is on its way
+			b := c.ask(most, room)
+			if arg&0x80 == 0 {
+				d.Remove(subs...)
+				w.remove(subs[0])
+			}
+			d.Add(subs...)
+			for _, s := range subs {
+				w.add(s)
+			}
+			c.done(b)
+		case 12:
+			switch b := c.ask(most, room); {
+			case b.Kind == Unsubscribe:
+				c.a.Keep(b)
+				c.keep(b)
+			case b.Kind == Resubscribe || arg&0x80 != 0:
+				c.drop(b)
+			default:
+				c.fail(b)
+			}
+		case 13:
+			c.rest(most)
+		case 14:
+			if len(conns) < 3 {
+				conns = append(conns, newConn(t, w, d))
+			}
+		case 15:
+			c.a.Close()
+			conns = slices.DeleteFunc(conns, func(o *conn) bool { return o == c })
+			if len(conns) == 0 {
+				d.Remove(subs...)
+				for _, s := range subs {
+					w.remove(s)
+				}
+				conns = append(conns, newConn(t, w, d))
+			}
+		}
+		if len(d.order) > 2*universe+slack+3 {
+			t.Fatalf("%d touches", len(d.order))
+		}
+		c.check()
+	}
+	for _, c := range conns {
+		c.rest(3)
+		c.a.Close()
+	}
+	list := slices.SortedFunc(maps.Keys(w.want), func(a, b byte) int { return cmp.Compare(w.want[a], w.want[b]) })
+	if !slices.Equal(d.List(), list) || d.Len() != len(list) {
+		t.Fatalf("wanted %v, want %v", d.List(), list)
+	}
+}

@@ -1,0 +1,195 @@
+// Package wsconn is one WebSocket connection's life: read into a buffer of its own, write with a deadline, ping, close.
+//
+// It is gorilla/websocket with its sharp edges taken off: limits count decompressed bytes, control frames are answered by
+// whoever writes and never by the reader, and every way to fail is a typed error.
+package wsconn
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"strings"
+	"sync"
+	"time"
+	"unicode/utf8"
+
+	"github.com/gorilla/websocket"
+)
+
+// This file answers: how are messages read from and written to one connection?
+
+// MaxFrame is the most payload that leaves as one frame, bytes.
+const MaxFrame = 64 << 10
+
+// keepBuffer is the largest read buffer that is kept from one message to the next, bytes.
+const keepBuffer = 1 << 20
+
+// WriteBuffers is shared by all connections: a buffer is held during a write only.
+var WriteBuffers = &sync.Pool{}
+
+// A Violation is what the peer did that the protocol or our limits forbid, with the close code that answers it.
+type Violation struct {
+	Code int
+	Text string
+}
+
+func (v *Violation) Error() string { return fmt.Sprintf("close %d: %s", v.Code, v.Text) }
+
+// A Closed is the close frame that the peer sent.
+type Closed struct {
+	Code int
+	Text string
+}
+
+func (c *Closed) Error() string { return fmt.Sprintf("closed by the peer: %d %s", c.Code, c.Text) }
+
+// Options of a connection.
+type Options struct {
+	ReadLimit    int64 // bytes of one message after decompression; 0: none
+	WriteTimeout time.Duration
+	CheckUTF8    bool         // refuse text that is not UTF-8
+	OnPing       func(string) // called by the reading goroutine
+	OnPong       func(string)
+}
+
+// A Conn is an open connection. One goroutine reads, one writes; Kill may be called by any.
+type Conn struct {
+	*Tap
+	ws  *websocket.Conn
+	opt Options
+	buf []byte // owned by the reading goroutine
+}
+
+// New takes over ws, whose net.Conn is tap.
+func New(ws *websocket.Conn, tap *Tap, opt Options) *Conn {
+	c := &Conn{Tap: tap, ws: ws, opt: opt}
+	ws.SetReadLimit(opt.ReadLimit)
+	ws.SetCloseHandler(func(int, string) error { return nil }) // the writer answers it
+	ws.SetPingHandler(func(payload string) error {
+		tap.frame()
+		opt.OnPing(payload)
+		return nil
+	})
+	ws.SetPongHandler(func(payload string) error {
+		tap.frame()
+		opt.OnPong(payload)
+		return nil
+	})
+	tap.Established()
+	return c
+}
+
+// Subprotocol is the one that the server chose.
+func (c *Conn) Subprotocol() string { return c.ws.Subprotocol() }
+
+// Read returns the next data message, in a buffer that is valid until the next Read. Its errors are permanent.
+func (c *Conn) Read() (text bool, data []byte, err error) {
+	kind, r, err := c.ws.NextReader()
+	if err != nil {
+		return false, nil, readError(err)
+	}
+	c.message = true
+	if cap(c.buf) > keepBuffer {
+		c.buf = nil
+	}
+	buf := c.buf[:0]
+	for {
+		if len(buf) == cap(buf) {
+			buf = append(buf, 0)[:len(buf)]
+		}
+		n, err := r.Read(buf[len(buf):cap(buf)])
+		buf = buf[:len(buf)+n]
+		if c.opt.ReadLimit > 0 && int64(len(buf)) > c.opt.ReadLimit {
+			return false, nil, tooBig
+		}
+		if err == io.EOF {
+			break
+		}
+		if err != nil {
+			return false, nil, readError(err)
+		}
+	}
+	c.buf, c.message = buf, false
+	c.frame()
+	text = kind == websocket.TextMessage
+	if text && c.opt.CheckUTF8 && !utf8.Valid(buf) {
+		return false, nil, &Violation{Code: websocket.CloseInvalidFramePayloadData, Text: "text that is not UTF-8"}
+	}
+	return text, buf, nil
+}
+
+// Poison overwrites the last message's buffer.
+func (c *Conn) Poison() {
+	for i := range c.buf {
+		c.buf[i] = 0xDB
+	}
+}
+
+var tooBig = &Violation{Code: websocket.CloseMessageTooBig, Text: "message over the read limit"}
+
+// readError sorts gorilla's errors: it knows some by type and most by text only.
+func readError(err error) error {
+	var ce *websocket.CloseError
+	var ne net.Error
+	switch {
+	case errors.As(err, &ce):
+		if ce.Code == websocket.CloseAbnormalClosure { // gorilla's name for an end without a close frame
+			return io.ErrUnexpectedEOF
+		}
+		return &Closed{Code: ce.Code, Text: ce.Text}
+	case errors.Is(err, websocket.ErrReadLimit):
+		return tooBig
+	case errors.As(err, &ne):
+		return err
+	case strings.HasPrefix(err.Error(), "websocket: "):
+		return &Violation{Code: websocket.CloseProtocolError, Text: strings.TrimPrefix(err.Error(), "websocket: ")}
+	case strings.HasPrefix(err.Error(), "flate: "):
+		return &Violation{Code: websocket.CloseProtocolError, Text: err.Error()}
+	}
+	return err
+}
+
+// Write sends one message and says how many frames it took.
+func (c *Conn) Write(text bool, data []byte) (frames int, err error) {
+	kind := websocket.BinaryMessage
+	if text {
+		kind = websocket.TextMessage
+	}
+	c.ws.SetWriteDeadline(time.Now().Add(c.opt.WriteTimeout))
+	return 1 + max(0, len(data)-1)/MaxFrame, c.ws.WriteMessage(kind, data)
+}
+
+// Ping sends a ping frame; payload is cut at the 125 bytes that a control frame may carry.
+func (c *Conn) Ping(payload string) error { return c.control(websocket.PingMessage, payload) }
+
+// Pong answers a ping frame.
+func (c *Conn) Pong(payload string) error { return c.control(websocket.PongMessage, payload) }
+
+func (c *Conn) control(kind int, payload string) error {
+	return c.ws.WriteControl(kind, []byte(payload[:min(len(payload), 125)]), time.Now().Add(c.opt.WriteTimeout))
+}
+
+// SendClose sends a close frame, within limit. A code that must not be sent is replaced by 1000.
+func (c *Conn) SendClose(code int, limit time.Duration) error {
+	switch {
+	case code >= 1000 && code <= 1003, code >= 1007 && code <= 1011, code >= 3000 && code <= 4999:
+	default:
+		code = websocket.CloseNormalClosure
+	}
+	return c.ws.WriteControl(websocket.CloseMessage, websocket.FormatCloseMessage(code, ""), time.Now().Add(limit))
+}
+
+// Kill closes the socket at once, without a close frame. A TLS layer is not asked: its farewell may block.
+func (c *Conn) Kill() { Kill(c.Conn) }
+
+// Kill closes the innermost connection of conn.
+func Kill(conn net.Conn) error {
+	for {
+		inner, ok := conn.(interface{ NetConn() net.Conn })
+		if !ok {
+			return conn.Close()
+		}
+		conn = inner.NetConn()
+	}
+}

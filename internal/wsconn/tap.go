@@ -1,0 +1,138 @@
+package wsconn
+
+import (
+	"errors"
+	"net"
+	"sync"
+	"time"
+)
+
+// This file answers: what has the socket shown of the peer so far?
+
+// ErrHead says that the peer's answer to the handshake went on past the budget that Tap was given for it.
+var ErrHead = errors.New("the response head is longer than allowed")
+
+// A Tap is the net.Conn under a WebSocket connection that notes when the peer showed a sign of life.
+//
+// It keeps the reader's clock: how long the reader has waited in Read, all told. Deadlines are measured on that clock, so
+// that time which the reader spends in a callback counts for none of them. A time stamp is taken for each system call,
+// never for each message.
+type Tap struct {
+	net.Conn
+	base time.Time
+
+	// owned by the goroutine that reads
+	head    int  // bytes that the handshake may still read; negative: the handshake is over
+	fresh   bool // a data message was handled since the last Read
+	message bool // inside a data message: its first frame has come, its end has not
+	partial bool // bytes have come since the last frame that was seen to end
+	ended   bool // something has ended since the last Read: what is unfinished now is not what was then
+	stamp   time.Duration
+
+	mu    sync.Mutex // protects following fields; a leaf lock
+	signs Signs
+}
+
+// Signs is what is known of the peer. Instants count from the Tap's beginning, Waited and what is marked by it on the
+// reader's clock.
+type Signs struct {
+	Waiting bool          // the reader waits for bytes now
+	Since   time.Duration // when it began to
+	Waited  time.Duration // how long it waited before that
+	Reads   uint64        // reads that brought bytes
+	Seen    time.Duration // when the last bytes came
+	Data    time.Duration // reader's clock when the last data message had been handled
+	Fed     bool          // Data was ever set
+	Begun   bool          // a message has begun and not ended
+	Began   time.Duration // reader's clock when that was noticed
+}
+
+// Clock is the reader's clock at now.
+func (s Signs) Clock(now time.Duration) time.Duration {
+	if s.Waiting && now > s.Since {
+		return s.Waited + now - s.Since
+	}
+	return s.Waited
+}
+
+// NewTap begins to watch conn, whose handshake may read at most head bytes.
+func NewTap(conn net.Conn, head int) *Tap {
+	return &Tap{Conn: conn, base: time.Now(), head: head}
+}
+
+// Now is the time since the Tap began, as used in Signs.
+func (t *Tap) Now() time.Duration { return time.Since(t.base) }
+
+// At converts an instant of Signs to a point in time.
+func (t *Tap) At(d time.Duration) time.Time { return t.base.Add(d) }
+
+// Signs returns a copy of what is known.
+func (t *Tap) Signs() Signs {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.signs
+}
+
+// Established ends the handshake: no budget for bytes from here on.
+func (t *Tap) Established() {
+	t.head = -1
+	t.stamp = t.Now()
+	t.mu.Lock()
+	t.signs.Seen = t.stamp
+	t.mu.Unlock()
+}
+
+// Stamp is when the bytes that are being handled came. For the reading goroutine.
+func (t *Tap) Stamp() time.Duration { return t.stamp }
+
+// Fresh notes that a data message was handled. For the reading goroutine.
+func (t *Tap) Fresh() { t.fresh = true }
+
+// frame notes that a frame ended here. A control frame between the fragments of a message does not end the message.
+func (t *Tap) frame() {
+	t.partial = false
+	if !t.message {
+		t.ended = true
+	}
+}
+
+func (t *Tap) Read(p []byte) (int, error) {
+	if t.head >= 0 {
+		return t.readHead(p)
+	}
+	now := t.Now()
+	t.mu.Lock()
+	s := &t.signs
+	s.Waiting, s.Since = true, now
+	if t.fresh {
+		s.Data, s.Fed, t.fresh = s.Waited, true, false
+	}
+	if begun := t.message || t.partial; begun != s.Begun || t.ended {
+		s.Begun, s.Began = begun, s.Waited
+	}
+	t.ended = false
+	t.mu.Unlock()
+
+	n, err := t.Conn.Read(p)
+
+	now = t.Now()
+	t.mu.Lock()
+	s.Waited += now - s.Since
+	s.Waiting = false
+	if n > 0 {
+		s.Reads++
+		s.Seen = now
+		t.partial, t.stamp = true, now
+	}
+	t.mu.Unlock()
+	return n, err
+}
+
+func (t *Tap) readHead(p []byte) (int, error) {
+	if t.head == 0 {
+		return 0, ErrHead
+	}
+	n, err := t.Conn.Read(p[:min(len(p), t.head)])
+	t.head -= n
+	return n, err
+}

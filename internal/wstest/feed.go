@@ -1,0 +1,176 @@
+package wstest
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+
+	"github.com/gorilla/websocket"
+)
+
+// Topics is a feed on top of a Server, with a table of its own of who is subscribed to what. A client subscribes by
+// the text message "+a,b", unsubscribes by "-a,b", and asks again for what it has by "=a,b". Other messages are left
+// alone. Nothing is sent but acks and what is published.
+type Topics struct {
+	server *Server
+
+	mu     sync.Mutex                    // protects the following; never held while sending
+	on     map[*Peer]map[string]struct{} // gone peers too, as they were in the end
+	peers  map[string][]*Peer            // by topic and index; gone ones go when the topic is next touched. Each slice is replaced, not changed
+	ack    bool
+	errors []string
+	most   int
+}
+
+// NewTopics installs a feed with s.Handle.
+func NewTopics(s *Server) *Topics {
+	tp := &Topics{
+		server: s,
+		on:     make(map[*Peer]map[string]struct{}),
+		peers:  make(map[string][]*Peer),
+	}
+	s.Handle(tp.message)
+	return tp
+}
+
+// On returns the topics of one connection, sorted; of one that is gone, those it had in the end.
+func (tp *Topics) On(p *Peer) []string {
+	tp.mu.Lock()
+	defer tp.mu.Unlock()
+	topics := make([]string, 0, len(tp.on[p]))
+	for topic := range tp.on[p] {
+		topics = append(topics, topic)
+	}
+	slices.Sort(topics)
+	return topics
+}
+
+// All returns on how many live connections each topic is. A topic that is on none is missing.
+func (tp *Topics) All() map[string]int {
+	tp.mu.Lock()
+	defer tp.mu.Unlock()
+	all := make(map[string]int, len(tp.peers))
+	for topic, peers := range tp.peers {
+		if n := len(tp.setPeersLocked(topic, living(peers))); n > 0 {
+			all[topic] = n
+		}
+	}
+	return all
+}
+
+// Errors returns what clients have asked for and should not have: to subscribe to what is on that connection, to
+// unsubscribe from or ask again for what is not, and requests without topics.
+func (tp *Topics) Errors() []string {
+	tp.mu.Lock()
+	defer tp.mu.Unlock()
+	return slices.Clone(tp.errors)
+}
+
+// Ack makes the feed answer each request with "ack:" and its text, or stops that.
+func (tp *Topics) Ack(on bool) {
+	tp.mu.Lock()
+	defer tp.mu.Unlock()
+	tp.ack = on
+}
+
+// Publish sends "topic:payload" to each live peer that is subscribed, oldest first, and returns to how many it could
+// be sent. As Send does, it waits up to 5 s for a peer that does not read.
+func (tp *Topics) Publish(topic, payload string) (n int) {
+	tp.mu.Lock()
+	peers := tp.setPeersLocked(topic, living(tp.peers[topic]))
+	tp.mu.Unlock()
+	if len(peers) == 0 {
+		return 0
+	}
+	text := make([]byte, 0, len(topic)+1+len(payload))
+	text = append(append(append(text, topic...), ':'), payload...)
+	for _, p := range peers {
+		if p.write(websocket.TextMessage, text) == nil {
+			n++
+		}
+	}
+	return n
+}
+
+// Max returns the most topics that were ever on one connection.
+func (tp *Topics) Max() int {
+	tp.mu.Lock()
+	defer tp.mu.Unlock()
+	return tp.most
+}
+
+// message is the Server's handler.
+func (tp *Topics) message(p *Peer, typ int, data []byte) {
+	if typ != websocket.TextMessage || len(data) == 0 || !strings.Contains("+-=", string(data[:1])) {
+		return
+	}
+	text := string(data)
+	if tp.request(p, text) {
+		p.Send("ack:" + text)
+	}
+}
+
+// request changes the table and says whether to answer.
+func (tp *Topics) request(p *Peer, text string) (ack bool) {
+	tp.mu.Lock()
+	defer tp.mu.Unlock()
+	on := tp.on[p]
+	if on == nil {
+		on = make(map[string]struct{})
+		tp.on[p] = on
+	}
+	for topic := range strings.SplitSeq(text[1:], ",") {
+		_, is := on[topic]
+		switch {
+		case topic == "":
+			tp.errorLocked(p, "request without a topic", text)
+		case text[0] == '+' && is:
+			tp.errorLocked(p, "subscribe of what is on", topic)
+		case text[0] == '-' && !is:
+			tp.errorLocked(p, "unsubscribe of what is not on", topic)
+		case text[0] == '=' && !is:
+			tp.errorLocked(p, "resubscribe of what is not on", topic)
+		case text[0] == '+':
+			on[topic] = struct{}{}
+			tp.setPeersLocked(topic, with(living(tp.peers[topic]), p))
+		case text[0] == '-':
+			delete(on, topic)
+			tp.setPeersLocked(topic, without(living(tp.peers[topic]), p))
+		}
+	}
+	tp.most = max(tp.most, len(on))
+	return tp.ack
+}
+
+func (tp *Topics) errorLocked(p *Peer, what, topic string) {
+	tp.errors = append(tp.errors, fmt.Sprintf("conn %d: %s: %q", p.index, what, topic))
+}
+
+func (tp *Topics) setPeersLocked(topic string, peers []*Peer) []*Peer {
+	if len(peers) == 0 {
+		delete(tp.peers, topic)
+	} else {
+		tp.peers[topic] = peers
+	}
+	return peers
+}
+
+// living returns peers if all of them are live, otherwise those that are.
+func living(peers []*Peer) []*Peer {
+	if !slices.ContainsFunc(peers, gone) {
+		return peers
+	}
+	return slices.DeleteFunc(slices.Clone(peers), gone)
+}
+
+func gone(p *Peer) bool { return p.down.Load() }
+
+func with(peers []*Peer, p *Peer) []*Peer {
+	i, _ := slices.BinarySearchFunc(peers, p.index, func(q *Peer, index int) int { return q.index - index })
+	return slices.Insert(slices.Clip(peers), i, p)
+}
+
+func without(peers []*Peer, p *Peer) []*Peer {
+	return slices.DeleteFunc(slices.Clone(peers), func(q *Peer) bool { return q == p })
+}

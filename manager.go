@@ -1,0 +1,419 @@
+package wsshard
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"reflect"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/seed-829c304d/wsshard/internal/placement"
+	"github.com/seed-829c304d/wsshard/internal/wsconn"
+)
+
+// This file answers: how does a manager begin and end? subscribe.go says how subscriptions come and go.
+
+// runLimit is how long Run gives Stop.
+const runLimit = 10 * time.Second
+
+// ShardManager keeps a changing set of subscriptions alive over as many connections as they need. All methods may be called
+// by any goroutine, and inside any callback.
+type ShardManager[S comparable] struct {
+	h        Handler[S]
+	caps     capabilities[S]
+	cfg      Config
+	log      *slog.Logger
+	dialer   *dialer
+	textPong string
+	count    counters
+	checkKey bool   // values of S may be unequal to themselves, or impossible to hash
+	seed     uint64 // of jitter; 0: none, as always but in tests
+
+	requestID atomic.Uint64
+	late      atomic.Int64 // unix nanoseconds when somebody noticed last that the process had been stopped
+
+	mu     sync.Mutex // protects following fields; held for maps and numbers only
+	phase  phase
+	table  *placement.Table[S]
+	shards []*shard[S]
+	run    *run[S]       // the last; nil before the first Start
+	old    []*run[S]     // begun and not yet over
+	wraps  bool          // a source address is used twice, which was said
+	life   chan struct{} // closed by Stop: what Sync waits for before the first Start, too
+}
+
+type phase int
+
+const (
+	fresh      phase = iota // never started
+	starting                // Start is running, for the first time
+	restarting              // Start is running after a Stop
+	running
+	stopped
+)
+
+// run is what lives between a Start and the end of its Stop.
+type run[S comparable] struct {
+	ctx    context.Context // ends when Stop begins
+	cancel context.CancelCauseFunc
+	late   context.Context // ends when Stop has waited long enough: of the last callbacks
+	giveUp context.CancelFunc
+	before *run[S] // whose callbacks may still be running; nil: none
+	gate   *gate
+	turns  *gate // of switchovers
+	events *events[S]
+	loops  sync.WaitGroup
+	done   chan struct{} // closed when nothing of it is left
+
+	shards []*shard[S] // under manager.mu
+
+	mu    sync.Mutex // protects following fields; a leaf lock
+	conns map[*wsconn.Conn]struct{}
+}
+
+// New checks cfg, reporting every bad field at once as joined *ConfigError, and starts nothing. h must not be nil.
+func New[S comparable](h Handler[S], cfg Config) (*ShardManager[S], error) {
+	if v := reflect.ValueOf(h); !v.IsValid() || v.Kind() == reflect.Pointer && v.IsNil() {
+		return nil, errors.New("wsshard: New needs a Handler, not nil")
+	}
+	log := cfg.Logger
+	if log == nil {
+		log = slog.New(slog.DiscardHandler)
+	}
+	m := &ShardManager[S]{h: h, log: log, caps: findCapabilities(h, log), seed: testSeed}
+	limit := 0
+	if m.caps.limiter != nil && cfg.MaxSubscriptionsPerShard == 0 {
+		if err := m.guard("MaxSubscriptionsPerShard", func() { limit = m.caps.limiter.MaxSubscriptionsPerShard() }, nil); err != nil {
+			return nil, err
+		}
+	}
+	m.cfg = cfg.withDefaults(limit)
+	if err := m.cfg.validate(); err != nil {
+		return nil, err
+	}
+	if m.cfg.Health.TextPing != "" {
+		m.textPong = m.cfg.Health.TextPong
+	}
+	m.dialer = newDialer(m.cfg.Connection)
+	m.checkKey = needsKeyCheck(reflect.TypeFor[S]())
+	m.forgetLocked()
+	return m, nil
+}
+
+// testSeed makes jitter reproducible; tests set it before New.
+var testSeed uint64
+
+func (m *ShardManager[S]) newTable() *placement.Table[S] {
+	strategy := map[ShardSelectionStrategy]placement.Strategy{
+		LeastLoaded: placement.LeastLoaded, RoundRobin: placement.RoundRobin, Sequential: placement.Sequential,
+	}[m.cfg.ShardSelection]
+	return placement.New[S](strategy, m.cfg.MaxSubscriptionsPerShard)
+}
+
+// Start begins to connect and returns. It places what InitialSubscriber names together with what Subscribe has left since
+// New; when that finds no place (ErrCapacity) or cannot be a key, nothing is started. A manager whose ctx ended stops
+// itself. Start after Stop begins afresh: nothing connects before the callbacks of the last run have returned. ErrStarted
+// when it is running, ErrStopped when Stop came in between.
+func (m *ShardManager[S]) Start(ctx context.Context) error {
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	m.mu.Lock()
+	from := m.phase
+	switch from {
+	case fresh:
+		m.phase = starting
+	case stopped:
+		m.phase = restarting
+	default:
+		m.mu.Unlock()
+		return ErrStarted
+	}
+	m.mu.Unlock()
+
+	subs, err := m.initial(from)
+	if err != nil {
+		return err
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.phase != starting && m.phase != restarting {
+		return ErrStopped
+	}
+	if err := m.placeInitialLocked(subs); err != nil {
+		m.phase = from
+		return err
+	}
+	m.beginLocked(ctx)
+	return nil
+}
+
+// initial asks the handler what to begin with. However that ends, the phase is right afterwards.
+func (m *ShardManager[S]) initial(from phase) (subs []S, err error) {
+	if m.caps.initial == nil {
+		return nil, nil
+	}
+	returned := false
+	defer func() {
+		if !returned || err != nil {
+			m.mu.Lock()
+			defer m.mu.Unlock()
+			if m.phase == starting || m.phase == restarting {
+				m.phase = from
+			}
+		}
+	}()
+	err = m.guard("Subscriptions", func() { subs = m.caps.initial.Subscriptions() }, nil)
+	returned = true
+	return subs, err
+}
+
+// beginLocked starts a run with the shards that are there, at least one.
+func (m *ShardManager[S]) beginLocked(ctx context.Context) {
+	r := &run[S]{before: m.run, conns: make(map[*wsconn.Conn]struct{}), done: make(chan struct{})}
+	if r.before != nil && isClosed(r.before.done) {
+		r.before = nil
+	}
+	r.ctx, r.cancel = context.WithCancelCause(m.withCallback(context.WithoutCancel(ctx)))
+	r.late, r.giveUp = context.WithCancel(context.WithoutCancel(r.ctx))
+	uniform := newUniform(m.seed, -1)
+	r.gate = newGate(m.cfg.Connection, uniform)
+	r.gate.opened = func(k doorKey, delay time.Duration, cause error) { m.breakerOpened(r, k, delay, cause) }
+	r.gate.closed = func(k doorKey) { m.breakerClosed(r, k) }
+	r.turns = newGate(ConnectionConfig{}, uniform)
+	if m.caps.observer != nil {
+		r.events = newEvents[S]()
+	}
+	m.run = r
+	m.old = append(m.old, r)
+	m.phase = running
+	if len(m.shards) == 0 {
+		m.openLocked()
+	}
+	for _, s := range m.shards {
+		m.launchLocked(s)
+	}
+	m.log.Info("started", "shards", len(m.shards), "subscriptions", m.table.Len())
+	end := context.AfterFunc(ctx, func() { m.end(r) })
+	context.AfterFunc(r.ctx, func() {
+		end()
+		m.finish(r)
+	})
+	if r.events != nil {
+		m.observe(r)
+	}
+}
+
+// launchLocked starts a shard's loop.
+func (m *ShardManager[S]) launchLocked(s *shard[S]) {
+	r := m.run
+	s.run = r
+	s.stats.set(func(st *shardStats) { st.state = ShardConnecting })
+	r.shards = append(r.shards, s)
+	r.turns.setLimit(m.concurrentSwitchovers(len(r.shards)))
+	before := r.before
+	r.loops.Go(func() {
+		if before != nil { // a callback of the last run may still be running for this shard's id
+			select {
+			case <-before.done:
+			case <-r.ctx.Done():
+			}
+		}
+		s.reconnectLoop(r.ctx)
+	})
+}
+
+func (m *ShardManager[S]) concurrentSwitchovers(shards int) int {
+	if n := m.cfg.Switchover.MaxConcurrent; n != 0 {
+		return n
+	}
+	return max(4, shards/32)
+}
+
+// Stop closes every connection with a close frame and waits. nil: no goroutine and no descriptor is left. ctx.Err(): every
+// socket is closed; what is left are goroutines inside a callback that ignores its ctx, each ending when it returns.
+// ErrInCallback: the end has begun. Stop forgets subscriptions, shard ids and per-shard metrics; totals stay. A manager that
+// is not running is stopped at once.
+func (m *ShardManager[S]) Stop(ctx context.Context) error {
+	m.mu.Lock()
+	r := m.run
+	m.forgetLocked()
+	m.phase = stopped
+	m.mu.Unlock()
+	if r == nil {
+		return nil
+	}
+	r.cancel(ErrStopped)
+	if m.inCallback(ctx) {
+		return ErrInCallback
+	}
+	select {
+	case <-r.done:
+		return nil
+	case <-ctx.Done():
+	}
+	if isClosed(r.done) {
+		return nil
+	}
+	r.kill()
+	return ctx.Err()
+}
+
+// end stops a run whose ctx ended.
+func (m *ShardManager[S]) end(r *run[S]) {
+	m.mu.Lock()
+	if m.run == r && m.phase == running {
+		m.forgetLocked()
+		m.phase = stopped
+	}
+	m.mu.Unlock()
+	r.cancel(ErrStopped)
+}
+
+// forgetLocked begins a new life: no subscriptions, no shards.
+func (m *ShardManager[S]) forgetLocked() {
+	if m.life != nil {
+		close(m.life)
+	}
+	m.life = make(chan struct{})
+	m.table, m.shards, m.wraps = m.newTable(), nil, false
+}
+
+// finish waits for all that belongs to a run whose ctx has ended.
+func (m *ShardManager[S]) finish(r *run[S]) {
+	r.loops.Wait() // no shard is launched once ctx has ended
+	if before := r.before; before != nil {
+		<-before.done
+	}
+	m.log.Info("stopped")
+	m.emit(r, Event[S]{Kind: EventStopped, ShardID: -1})
+	if r.events != nil {
+		r.events.close()
+		<-r.events.done
+	}
+	m.mu.Lock()
+	for i, o := range m.old {
+		if o == r {
+			m.old = append(m.old[:i], m.old[i+1:]...)
+			break
+		}
+	}
+	for _, s := range r.shards {
+		m.count.received.Add(s.stats.messages.Load())
+		m.count.receivedBytes.Add(s.stats.bytes.Load())
+	}
+	r.before = nil
+	m.mu.Unlock()
+	r.giveUp()
+	close(r.done)
+}
+
+// kill closes every socket at once, and tells the last callbacks that nobody waits.
+func (r *run[S]) kill() {
+	r.giveUp()
+	r.mu.Lock()
+	conns := make([]*wsconn.Conn, 0, len(r.conns))
+	for c := range r.conns {
+		conns = append(conns, c)
+	}
+	r.mu.Unlock()
+	for _, c := range conns {
+		c.Kill()
+	}
+}
+
+func (m *ShardManager[S]) track(r *run[S], c *wsconn.Conn) {
+	r.mu.Lock()
+	r.conns[c] = struct{}{}
+	r.mu.Unlock()
+	if r.late.Err() != nil { // kill has been and gone
+		c.Kill()
+	}
+}
+
+func (m *ShardManager[S]) untrack(r *run[S], c *wsconn.Conn) {
+	r.mu.Lock()
+	delete(r.conns, c)
+	r.mu.Unlock()
+}
+
+// Run is Start, wait for ctx, Stop within 10 s: it fits an errgroup. nil if ctx ended, else why: an error of Start or of
+// Stop, ErrStopped when somebody else stopped the manager.
+func (m *ShardManager[S]) Run(ctx context.Context) error {
+	if err := m.Start(ctx); err != nil {
+		if ctx.Err() != nil {
+			return nil
+		}
+		return err
+	}
+	m.mu.Lock()
+	r := m.run
+	m.mu.Unlock()
+	<-r.ctx.Done()
+	limit, cancel := context.WithTimeout(context.WithoutCancel(ctx), runLimit)
+	defer cancel()
+	if m.inCallback(ctx) {
+		return ErrInCallback
+	}
+	select {
+	case <-r.done:
+	case <-limit.Done():
+		r.kill()
+		return fmt.Errorf("wsshard: not stopped after %v: %w", runLimit, limit.Err())
+	}
+	if ctx.Err() != nil {
+		return nil
+	}
+	return ErrStopped
+}
+
+// IsRunning reports whether the manager is between Start and Stop.
+func (m *ShardManager[S]) IsRunning() bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.phase == running
+}
+
+// Handler returns the handler given to New.
+func (m *ShardManager[S]) Handler() Handler[S] { return m.h }
+
+// emit hands an event to the observer, if there is one.
+func (m *ShardManager[S]) emit(r *run[S], ev Event[S]) {
+	if r == nil || r.events == nil {
+		return
+	}
+	ev.Time = time.Now()
+	if r.events.push(ev) {
+		m.count.eventsDropped.Add(1)
+	}
+}
+
+// observe starts the goroutine that calls the observer.
+func (m *ShardManager[S]) observe(r *run[S]) {
+	go r.events.deliver(func(ev Event[S]) {
+		m.guard("OnEvent", func() { m.caps.observer.OnEvent(ev) }, nil)
+	})
+}
+
+func (m *ShardManager[S]) breakerOpened(r *run[S], k doorKey, delay time.Duration, cause error) {
+	m.count.trips.Add(1)
+	m.log.Warn("circuit breaker opened", "host", k.host, "egress", k.egress, "probe_in", delay, "err", cause)
+	m.emit(r, Event[S]{Kind: EventBreakerOpen, ShardID: -1, Delay: delay, Err: cause})
+}
+
+func (m *ShardManager[S]) breakerClosed(r *run[S], k doorKey) {
+	m.log.Info("circuit breaker closed", "host", k.host, "egress", k.egress)
+	m.emit(r, Event[S]{Kind: EventBreakerClosed, ShardID: -1})
+}
+
+func isClosed(ch <-chan struct{}) bool {
+	select {
+	case <-ch:
+		return true
+	default:
+		return false
+	}
+}

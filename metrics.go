@@ -1,0 +1,159 @@
+package wsshard
+
+import (
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// This file answers: what happened so far?
+
+// Metrics is a copy of what a manager counted, as sql.DBStats is. Totals live as long as the manager, over Stop and Start;
+// per-shard values end with Stop.
+type Metrics struct {
+	Connections              uint64 // opened
+	Reconnections            uint64 // opened after a shard's first
+	MessagesReceived         uint64 // data messages, heartbeats and held ones too
+	MessagesSent             uint64
+	BytesReceived, BytesSent uint64 // payload of those, decompressed
+	Errors                   uint64 // failed attempts and lost connections
+	PingsSent, PongsReceived uint64
+	HealthFailures           uint64 // missed pongs, data and message timeouts
+	Rebalances               uint64 // shards opened after Start because the others were full
+	HotSwitchovers           uint64
+	HotSwitchoverFailures    uint64
+	SubscriptionSendFailures uint64 // requests that could not be encoded or written
+	SubscriptionsRejected    uint64
+	CircuitBreakerTrips      uint64
+	HandlerPanics            uint64
+	SequenceDrops            uint64
+	DuplicatesDropped        uint64
+	DuplicateKeys            uint64 // one key twice on one connection
+	Gaps                     uint64
+	EventsDropped            uint64 // by a slow EventObserver
+	RepliesDropped           uint64 // Verdict.Reply, because too many waited to be written
+	ActiveConnections        int
+	TotalSubscriptions       int
+	Shards                   []ShardMetrics // by ShardID
+}
+
+// ShardState is what a shard is doing.
+type ShardState int
+
+const (
+	ShardConnecting ShardState = iota
+	ShardConnected
+	ShardBackoff
+	ShardSwitching // connected, and moving to a new connection
+	ShardParked
+	ShardStopped // not started
+)
+
+func (s ShardState) String() string {
+	return name(s, "connecting", "connected", "backoff", "switching", "parked", "stopped")
+}
+
+// ShardMetrics is one shard's part of Metrics.
+type ShardMetrics struct {
+	ShardID                         int
+	State                           ShardState
+	SubscriptionCount               int
+	IsConnected                     bool
+	Generation                      uint64
+	ConnectedAt, LastMessageAt      time.Time // zero: never
+	ReconnectAttempt                int
+	TotalUptime, RTT                time.Duration // RTT 0: not measured on this connection
+	MessagesReceived, BytesReceived uint64
+	Gaps                            uint64
+	LastGap                         time.Time // when the last one ended
+	LastError                       error
+	Egress                          string
+}
+
+// counters are a manager's totals.
+type counters struct {
+	connections, reconnections, sent, sentBytes, errors, pings, pongs, sick, rebalances, switched, switchFailed,
+	sendFailures, rejected, trips, panics, sequenceDrops, duplicates, duplicateKeys, gaps, eventsDropped,
+	repliesDropped atomic.Uint64
+	received, receivedBytes atomic.Uint64 // of shards that are no more
+}
+
+// shardStats are one shard's counters. The first two are written for each message: they have a cache line of their own.
+type shardStats struct {
+	messages, bytes atomic.Uint64
+	_               [48]byte
+	lastMessage     atomic.Int64 // unix nanoseconds; 0: never
+
+	mu      sync.Mutex // protects following fields; a leaf lock
+	state   ShardState
+	gen     uint64
+	opened  time.Time // of the live connection; zero: none
+	uptime  time.Duration
+	failed  int
+	err     error
+	egress  string
+	gaps    uint64
+	lastGap time.Time
+}
+
+func (s *shardStats) set(f func(s *shardStats)) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	f(s)
+}
+
+// snapshot fills in what the stats know.
+func (s *shardStats) snapshot(now time.Time) ShardMetrics {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	m := ShardMetrics{
+		State:            s.state,
+		IsConnected:      !s.opened.IsZero(),
+		Generation:       s.gen,
+		ConnectedAt:      s.opened,
+		ReconnectAttempt: s.failed,
+		TotalUptime:      s.uptime,
+		MessagesReceived: s.messages.Load(),
+		BytesReceived:    s.bytes.Load(),
+		Gaps:             s.gaps,
+		LastGap:          s.lastGap,
+		LastError:        s.err,
+		Egress:           s.egress,
+	}
+	if m.IsConnected {
+		m.TotalUptime += now.Sub(s.opened)
+	}
+	if at := s.lastMessage.Load(); at != 0 {
+		m.LastMessageAt = time.Unix(0, at)
+	}
+	return m
+}
+
+// snapshot fills in the totals.
+func (c *counters) snapshot() Metrics {
+	return Metrics{
+		Connections:              c.connections.Load(),
+		Reconnections:            c.reconnections.Load(),
+		MessagesReceived:         c.received.Load(),
+		MessagesSent:             c.sent.Load(),
+		BytesReceived:            c.receivedBytes.Load(),
+		BytesSent:                c.sentBytes.Load(),
+		Errors:                   c.errors.Load(),
+		PingsSent:                c.pings.Load(),
+		PongsReceived:            c.pongs.Load(),
+		HealthFailures:           c.sick.Load(),
+		Rebalances:               c.rebalances.Load(),
+		HotSwitchovers:           c.switched.Load(),
+		HotSwitchoverFailures:    c.switchFailed.Load(),
+		SubscriptionSendFailures: c.sendFailures.Load(),
+		SubscriptionsRejected:    c.rejected.Load(),
+		CircuitBreakerTrips:      c.trips.Load(),
+		HandlerPanics:            c.panics.Load(),
+		SequenceDrops:            c.sequenceDrops.Load(),
+		DuplicatesDropped:        c.duplicates.Load(),
+		DuplicateKeys:            c.duplicateKeys.Load(),
+		Gaps:                     c.gaps.Load(),
+		EventsDropped:            c.eventsDropped.Load(),
+		RepliesDropped:           c.repliesDropped.Load(),
+	}
+}

@@ -1,0 +1,5 @@
+//go:build !race
+
+package wsshard
+
+const raceEnabled = false

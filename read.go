@@ -1,0 +1,237 @@
+package wsshard
+
+import (
+	"context"
+	"time"
+)
+
+// This file answers: what happens to a message that arrives?
+
+// readLoop delivers until the connection fails.
+func (c *session[S]) readLoop() error {
+	direct := c.m.cfg.Connection.LowLatencyMode
+	for {
+		text, data, err := c.conn.Read()
+		if err != nil {
+			return readCause(err)
+		}
+		if c.ending.Load() {
+			continue // until the peer has closed
+		}
+		if direct {
+			c.message(text, data)
+			if raceEnabled {
+				c.conn.Poison()
+			}
+		} else {
+			c.guarded(text, append(make([]byte, 0, len(data)), data...))
+		}
+	}
+}
+
+// guarded handles a message and survives a panic, which costs that message only.
+func (c *session[S]) guarded(text bool, data []byte) {
+	returned := false
+	defer func() {
+		if returned {
+			return
+		}
+		if r := recover(); r != nil {
+			c.m.panicked(c.callback, r)
+			c.callback = ""
+		} // else runtime.Goexit: see read
+	}()
+	c.message(text, data)
+	returned = true
+}
+
+// message takes one message through the hooks, in the order that the documentation promises: text pong, Inspect (else
+// IsHeartbeat and IsDataMessage), Acknowledge, IsReady, and then what deliver does, unless it has to wait for a cutover.
+func (c *session[S]) message(text bool, data []byte) {
+	stats, caps := &c.sh.stats, &c.m.caps
+	stats.messages.Add(1)
+	stats.bytes.Add(uint64(len(data)))
+	if at := c.conn.Stamp(); at != c.stamped {
+		c.stamped = at
+		stats.lastMessage.Store(c.conn.At(at).UnixNano())
+	}
+	if c.m.textPong != "" && text && string(data) == c.m.textPong {
+		c.answered()
+		return
+	}
+	msg := Message{Type: BinaryMessage, Data: data}
+	if text {
+		msg.Type = TextMessage
+	}
+	var v Verdict[S]
+	if caps.inspector != nil {
+		c.callback = "Inspect"
+		v = caps.inspector.Inspect(msg, c.st)
+		msg.Value = v.Value
+		c.obey(&v)
+	} else {
+		if caps.heartbeat != nil {
+			c.callback = "IsHeartbeat"
+			v.Heartbeat = caps.heartbeat.IsHeartbeat(msg)
+		}
+		if caps.data != nil && !v.Heartbeat {
+			c.callback = "IsDataMessage"
+			v.NoData = !caps.data.IsDataMessage(msg)
+		}
+	}
+	if v.Heartbeat {
+		c.callback = ""
+		if caps.ping != nil {
+			c.answered()
+		}
+		return
+	}
+	if caps.acknowledger != nil {
+		c.callback = "Acknowledge"
+		if ack, ok := caps.acknowledger.Acknowledge(msg, c.st); ok {
+			v.NoData = true
+			c.acknowledged(ack)
+		}
+	}
+	if !v.NoData {
+		c.fed(v.Subs)
+	}
+	if caps.ready != nil {
+		c.callback = "IsReady"
+		if caps.ready.IsReady(msg, c.st) {
+			c.readySeen.Store(c.requests.Load() + 1)
+			poke(c.wake)
+		}
+	}
+	c.callback = ""
+	if !c.live && c.hold(msg, &v) {
+		return
+	}
+	if c.repeats != nil && c.conn.Stamp() > c.repeats.until {
+		c.repeats = nil
+	}
+	c.deliver(c.ctx, msg, &v, &c.callback)
+}
+
+// obey does what an Inspector's verdict asks for at once.
+func (c *session[S]) obey(v *Verdict[S]) {
+	if len(v.Reply.Data) > 0 {
+		if !c.out.answer(v.Reply) {
+			c.m.count.repliesDropped.Add(1)
+		}
+		poke(c.wake)
+	}
+	if v.Switchover {
+		c.sh.notice(c)
+	}
+}
+
+// fed notes data, for the data timeout, freshness and proof.
+func (c *session[S]) fed(subs []S) {
+	c.conn.Fresh()
+	if at := c.conn.Stamp(); at != c.fedAt || !c.hadData {
+		if !c.hadData {
+			c.hadData = true
+			c.sh.quiet.Store(0)
+		}
+		c.fedAt = at
+		c.dataAt.Store(c.conn.At(at).UnixNano())
+	}
+	if len(subs) == 0 {
+		return
+	}
+	if c.proof.open.Load() && c.proof.data(subs) {
+		poke(c.wake)
+	}
+	c.sh.fresh.note(subs, c.dataAt.Load())
+}
+
+// acknowledged takes an answer of the server.
+func (c *session[S]) acknowledged(ack Ack[S]) {
+	rejected := c.proof.answer(ack, c.sh.desired.Number)
+	c.sh.resubs.clear(ack.Confirmed)
+	if len(rejected) > 0 {
+		err := ack.Err
+		if err == nil {
+			err = ErrRejected
+		}
+		c.rejected(rejected, err)
+	}
+	poke(c.wake)
+}
+
+// rejected tells of topics that failed on this connection.
+func (c *session[S]) rejected(subs []S, err error) {
+	c.m.count.rejected.Add(uint64(len(subs)))
+	c.log.Warn("subscriptions failed", "count", len(subs), "err", err)
+	c.m.emit(c.sh.run, Event[S]{Kind: EventSubscriptionRejected, ShardID: c.sh.id, Generation: c.st.Generation, Err: err, Subs: subs})
+}
+
+// deliver hands a message to the handler, unless its sequence or its key speaks against it. Only the session whose turn it
+// is to deliver calls it. where names the callback that is running.
+func (c *session[S]) deliver(ctx context.Context, msg Message, v *Verdict[S], where *string) {
+	caps := &c.m.caps
+	if caps.sequence != nil {
+		*where = "ValidateSequence"
+		valid := c.inSequence(caps.sequence.ValidateSequence(msg, c.st), v.Subs)
+		*where = ""
+		if !valid {
+			return
+		}
+	}
+	if v.Key != "" && c.repeated(v.Key) {
+		c.m.count.duplicates.Add(1)
+		return
+	}
+	*where = "OnMessage"
+	c.m.h.OnMessage(ctx, msg, c.st)
+	*where = ""
+}
+
+// inSequence does what the validation asks for, and says whether the message is still to be delivered.
+func (c *session[S]) inSequence(v SequenceValidation[S], subs []S) bool {
+	if !v.Gap {
+		c.sh.resubs.clear(subs)
+	}
+	if len(v.Resubscribe) > 0 {
+		if again := c.sh.resubs.claim(v.Resubscribe, time.Now(), c.m.cfg.Subscribe.AckTimeout); len(again) > 0 {
+			c.sh.desired.Again(again...)
+		}
+	}
+	if !v.Gap {
+		return true
+	}
+	switch v.Recovery {
+	case SequenceDropMessage:
+		c.m.count.sequenceDrops.Add(1)
+		return false
+	case SequenceReconnect:
+		c.m.count.sequenceDrops.Add(1)
+		c.end(ErrSequenceGap)
+		return false
+	}
+	return true
+}
+
+// answered notes the answer to a ping that the application's protocol speaks.
+func (c *session[S]) answered() {
+	c.m.count.pongs.Add(1)
+	if c.pingOpen.Swap(0) != 0 {
+		c.rtt.Store(int64(c.conn.Now()) - c.pingSent.Load())
+	}
+}
+
+// onPong is called by the read loop for a pong frame.
+func (c *session[S]) onPong(payload string) {
+	c.m.count.pongs.Add(1)
+	if n := c.pingOpen.Load(); n != 0 && payload == pingPayload(n) && c.pingOpen.CompareAndSwap(n, 0) {
+		c.rtt.Store(int64(c.conn.Now()) - c.pingSent.Load())
+	}
+}
+
+// onPing is called by the read loop for a ping frame. The write loop answers.
+func (c *session[S]) onPing(payload string) {
+	if c.out.ping(payload) {
+		poke(c.wake)
+	}
+}

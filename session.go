@@ -1,0 +1,302 @@
+package wsshard
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"sync/atomic"
+	"time"
+
+	"github.com/seed-829c304d/wsshard/internal/reconcile"
+	"github.com/seed-829c304d/wsshard/internal/wsconn"
+)
+
+// This file answers: how does one connection live and end? read.go and write.go are its two loops.
+
+// closeGrace is how long the peer has to answer our close frame before the socket is closed.
+const closeGrace = time.Second
+
+// errRetired ends the write loop of a session that is being replaced.
+var errRetired = errors.New("wsshard: retired")
+
+// session is one connection of one shard. Two goroutines serve it: the read loop delivers, the write loop writes
+// everything. The first to fail ends the other, through ctx; the read loop's goroutine returns last.
+type session[S comparable] struct {
+	sh     *shard[S]
+	m      *ShardManager[S]
+	st     ConnectionState
+	conn   *wsconn.Conn
+	log    *slog.Logger
+	opened time.Time
+	ctx    context.Context // of the callbacks; ended by end, read through context.Cause
+	cancel context.CancelCauseFunc
+
+	wake   chan struct{} // cap 1; the write loop has something to look at
+	ending atomic.Bool   // nothing more is delivered
+	out    outbox
+	proof  *proof[S]
+	relay  *relay[S]                // set for the next connection of a switchover
+	watch  atomic.Pointer[relay[S]] // set on the old one, by the shard's loop; read by the read loop
+
+	retired   chan struct{} // closed by the shard's loop: send a close frame, write nothing more
+	readDone  chan struct{} // closed when the read loop has ended
+	written   chan struct{} // closed when the write loop has ended and the socket is closed
+	delivered chan struct{} // closed after OnDisconnect: the last callback is over
+
+	// owned by the read loop
+	callback string // which one is running, for the log
+	live     bool   // messages go straight to the handler
+	hadData  bool
+	stamped  time.Duration // of the last message whose time was published
+	fedAt    time.Duration // of the last data whose time was published
+	repeats  *repeats      // keys that the connection before delivered; nil: none to look for
+
+	// owned by the write loop
+	applied *reconcile.Applied[S]
+	pace    pace
+	health  *health
+	batch   int // topics in the next request: fewer after one that could not be encoded
+	asked   bool
+	sick    bool // a replacement was asked for
+	pongAt  time.Time
+	pingNum uint64
+	grace   int64 // the manager's lateness that was forgiven last
+	subs    []S   // scratch
+	carried []S   // set when it ends: what was applied
+
+	// written by one loop, read by others
+	upto      atomic.Uint64 // touches that are settled here
+	caughtUp  atomic.Bool   // nothing is left to write
+	requests  atomic.Int64  // written
+	readySeen atomic.Int64  // requests written when IsReady was true last, plus 1
+	wroteAt   atomic.Int64  // unix nanoseconds of the last request
+	frozen    atomic.Int32  // see freeze
+	provenAt  atomic.Int64  // unix nanoseconds when all was proven first; 0: not yet
+	dataAt    atomic.Int64  // unix nanoseconds of the last data
+	rtt       atomic.Int64
+	pingSent  atomic.Int64 // on the connection's clock
+	pingOpen  atomic.Uint64
+	complete  atomic.Bool // it was read until the peer closed it
+}
+
+func newSession[S comparable](sh *shard[S], st ConnectionState) *session[S] {
+	c := &session[S]{
+		sh: sh, m: sh.m, st: st,
+		log:       sh.log.With("gen", st.Generation),
+		wake:      make(chan struct{}, 1),
+		proof:     newProof[S](sh.m.caps.acknowledger != nil, sh.m.cfg),
+		retired:   make(chan struct{}),
+		readDone:  make(chan struct{}),
+		written:   make(chan struct{}),
+		delivered: make(chan struct{}),
+		pace:      newPace(sh.m.cfg.Subscribe),
+	}
+	return c
+}
+
+// start begins to read and to write. applied is empty, so all that is desired will be written.
+func (c *session[S]) start() {
+	c.applied = c.sh.desired.Watch(c.wake)
+	c.health = newHealth(c.m.cfg.Health, c.conn.Now())
+	c.grace = c.m.late.Load()
+	c.live = c.relay == nil
+	c.wroteAt.Store(time.Now().UnixNano())
+	context.AfterFunc(c.ctx, func() { c.conn.SetWriteDeadline(time.Now().Add(closeGrace)) }) // a write that is stuck
+	go c.read()
+	go c.write()
+}
+
+// end ends the session for cause, unless it is ending already.
+func (c *session[S]) end(cause error) {
+	c.cancel(cause)
+	c.ending.Store(true)
+	poke(c.wake)
+}
+
+// cause is why the session ended; nil while it lives.
+func (c *session[S]) cause() error {
+	if c.isRetired() {
+		return ErrReplaced
+	}
+	return context.Cause(c.ctx)
+}
+
+func (c *session[S]) isRetired() bool {
+	select {
+	case <-c.retired:
+		return true
+	default:
+		return false
+	}
+}
+
+// read is the read loop's goroutine. What it does at the end it does even when a callback took the goroutine away.
+func (c *session[S]) read() {
+	defer c.finish()
+	defer close(c.readDone)
+	defer func() {
+		if r := recover(); r != nil { // in LowLatencyMode there is no guard for each message
+			c.end(c.m.panicked(c.callback, r))
+		}
+		if c.callback != "" && c.ctx.Err() == nil { // runtime.Goexit
+			c.end(c.m.panicked(c.callback, nil))
+		}
+	}()
+	err := c.readLoop()
+	c.callback = ""
+	var ce *CloseError
+	c.complete.Store(errors.Is(err, io.ErrUnexpectedEOF) || errors.As(err, &ce) && !ce.Local)
+	c.end(err)
+}
+
+// finish waits for the rest of the session and tells the application.
+func (c *session[S]) finish() {
+	<-c.written
+	if c.relay != nil {
+		<-c.relay.over // what it holds is delivered, or will never be
+	}
+	c.m.untrack(c.sh.run, c.conn)
+	c.m.disconnected(c.sh.run, c.st, c.cause())
+	c.sh.ended(c)
+	close(c.delivered)
+	poke(c.sh.wake)
+}
+
+// disconnected calls OnDisconnect.
+func (m *ShardManager[S]) disconnected(r *run[S], st ConnectionState, cause error) {
+	if m.caps.disconnect != nil {
+		m.apart("OnDisconnect", func() { m.caps.disconnect.OnDisconnect(r.late, cause, st) })
+	}
+}
+
+// write is the write loop's goroutine; it also closes the connection.
+func (c *session[S]) write() {
+	defer close(c.written)
+	defer c.closeConn()
+	c.end(c.writeOut())
+}
+
+// writeOut runs the write loop and, when no more can be written, lets the reader have what the peer sent before.
+func (c *session[S]) writeOut() (cause error) {
+	returned := false
+	defer func() {
+		if !returned { // a callback left by runtime.Goexit
+			c.end(&PanicError{Value: errGoexit})
+		}
+	}()
+	err := c.writeLoop()
+	returned = true
+	switch {
+	case c.ctx.Err() != nil:
+		return context.Cause(c.ctx)
+	case errors.Is(err, errRetired):
+		c.conn.SendClose(1000, closeGrace)
+		c.drain(c.m.cfg.Switchover.DrainTimeout)
+		return ErrReplaced
+	case isWriteError(err):
+		// The peer closed, and its close frame may still wait behind data to be read: that is the true cause.
+		c.drain(closeGrace)
+	}
+	return err
+}
+
+// drain waits until the peer has closed and all it sent was delivered, at most limit on the reader's clock: time in
+// OnMessage does not count, within reason. Not positive: no limit.
+func (c *session[S]) drain(limit time.Duration) {
+	begin, start := time.Now(), c.conn.Signs().Clock(c.conn.Now())
+	for {
+		left := limit - (c.conn.Signs().Clock(c.conn.Now()) - start)
+		if limit > 0 && (left <= 0 || time.Since(begin) > 10*limit) {
+			return
+		}
+		var late <-chan time.Time
+		t := time.NewTimer(max(left, time.Millisecond))
+		if limit > 0 {
+			late = t.C
+		}
+		select {
+		case <-c.readDone:
+		case <-c.ctx.Done():
+		case <-late:
+			t.Stop()
+			continue
+		}
+		t.Stop()
+		return
+	}
+}
+
+// closeConn says goodbye and closes the socket.
+func (c *session[S]) closeConn() {
+	c.ending.Store(true)
+	cause := context.Cause(c.ctx)
+	if !c.isRetired() && !isAny(cause, ErrPongTimeout, ErrMessageTimeout, ErrWriteTimeout) && !isWriteError(cause) {
+		c.conn.SendClose(closeCode(cause), closeGrace)
+		t := time.NewTimer(closeGrace)
+		select {
+		case <-c.readDone:
+		case <-t.C:
+		case <-c.sh.run.late.Done():
+		}
+		t.Stop()
+	}
+	c.conn.Kill()
+	c.carried = c.applied.List()
+	c.applied.Close()
+	c.out.fail(ErrNotConnected)
+}
+
+// closeCode is the code of the close frame that cause calls for: the peer's own is echoed.
+func closeCode(cause error) int {
+	var ce *CloseError
+	if errors.As(cause, &ce) {
+		return ce.Code
+	}
+	return 1000
+}
+
+// writeError marks an error of the socket's write side.
+type writeError struct{ err error }
+
+func (e *writeError) Error() string { return "wsshard: write: " + e.err.Error() }
+func (e *writeError) Unwrap() error { return e.err }
+
+func isWriteError(err error) bool {
+	var we *writeError
+	return errors.As(err, &we)
+}
+
+// readCause turns what wsconn.Read returned into the cause that the application sees.
+func readCause(err error) error {
+	switch e := err.(type) {
+	case *wsconn.Closed:
+		return &CloseError{Code: e.Code, Text: e.Text}
+	case *wsconn.Violation:
+		return &CloseError{Code: e.Code, Text: e.Text, Local: true}
+	}
+	if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
+		return fmt.Errorf("wsshard: connection lost: %w", io.ErrUnexpectedEOF)
+	}
+	return fmt.Errorf("wsshard: read: %w", cut(err))
+}
+
+// lastFrame is when the last bytes of any kind came.
+func (c *session[S]) lastFrame() time.Time { return c.conn.At(c.conn.Signs().Seen) }
+
+// lastData is when the last data came; without any, when the connection was opened.
+func (c *session[S]) lastData() time.Time {
+	if at := c.dataAt.Load(); at != 0 {
+		return time.Unix(0, at)
+	}
+	return c.opened
+}
+
+// proven reports whether every subscription written is known to be live.
+func (c *session[S]) proven() bool {
+	if c.m.caps.ready != nil && !c.proof.acks {
+		return c.requests.Load() == 0 || c.readySeen.Load() > c.requests.Load()
+	}
+	return c.proof.unproven() == 0
+}

@@ -1,0 +1,350 @@
+package wsshard
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/seed-829c304d/wsshard/internal/reconcile"
+)
+
+// This file answers: how does a shard keep one live session?
+
+// maxQuiet bounds the data timeout of a quiet market, which doubles each time that a new connection is as silent.
+const maxQuiet = 15 * time.Minute
+
+// shard is a slot with an id and a desired set. It outlives connections. Its reconnect loop owns which sessions live.
+type shard[S comparable] struct {
+	m       *ShardManager[S]
+	run     *run[S] // nil until started; set before its goroutine begins
+	id      int
+	egress  string
+	log     *slog.Logger
+	desired *reconcile.Desired[S]
+	stats   shardStats
+	fresh   freshness[S]
+	resubs  resubscriptions[S]
+	live    atomic.Pointer[session[S]] // the one that delivers; nil: none
+	quiet   atomic.Int64               // data timeout after silent replacements; 0: the configured one
+	wake    chan struct{}              // cap 1; the reconnect loop has something to look at
+	waiting atomic.Bool                // some Sync waits
+	lingers atomic.Bool                // places are taken by topics that could not be unsubscribed
+	noticed atomic.Uint64              // generation of the session that a notice brought
+
+	// owned by the reconnect loop
+	tries   *attempts
+	uniform func() float64
+	gen     uint64
+	aged    int // lifetime switchovers that failed in a row
+
+	mu        sync.Mutex // protects following fields; a leaf lock
+	reconnect bool       // asked for
+	move      *move      // the switchover that is asked for or under way
+	waits     []*syncWait[S]
+	gap       *gap[S] // what is being missed, until all is proven again
+}
+
+func newShard[S comparable](m *ShardManager[S], id int) *shard[S] {
+	s := &shard[S]{
+		m: m, id: id, egress: m.dialer.egress(id),
+		desired: reconcile.New[S](),
+		wake:    make(chan struct{}, 1),
+		uniform: newUniform(m.seed, id),
+	}
+	s.log = m.log.With("shard", id, "egress", s.egress)
+	s.tries = newAttempts(m.cfg.Backoff, s.uniform)
+	s.stats.state = ShardStopped
+	s.stats.egress = s.egress
+	return s
+}
+
+// reconnectLoop keeps the shard connected until ctx ends. Each turn is one attempt and the life of what it opened.
+func (s *shard[S]) reconnectLoop(ctx context.Context) {
+	defer s.stopped()
+	for ctx.Err() == nil {
+		// 1st: one attempt.
+		s.enter(ShardConnecting)
+		s.emit(Event[S]{Kind: EventConnecting, Attempt: s.tries.failed + 1})
+		cur, err := s.attempt(ctx, urgent, nil)
+
+		// 2nd: hold what it opened, and what replaces that, until nothing is live.
+		intended := false
+		if err == nil {
+			err, intended = s.hold(ctx, cur)
+		} else if ctx.Err() == nil {
+			s.tries.refused()
+			s.failed(err)
+		}
+		if ctx.Err() != nil {
+			return
+		}
+
+		// 3rd: is there a point in going on?
+		if intended {
+			continue
+		}
+		if !s.retry(ctx, err) {
+			s.park(ctx, err)
+			continue
+		}
+
+		// 4th: wait for the next attempt.
+		s.backOff(ctx, err)
+	}
+}
+
+// hold returns when no session is live: with the cause that the last one ended for, and whether that was intended, so that
+// neither OnError nor backoff are called for.
+func (s *shard[S]) hold(ctx context.Context, cur *session[S]) (cause error, intended bool) {
+	s.promote(cur)
+	s.connected(cur)
+	age := time.NewTimer(s.lifetime())
+	defer age.Stop()
+	for {
+		select {
+		case <-cur.delivered:
+		case <-s.wake:
+		case <-age.C:
+			s.grownOld(cur)
+		}
+		if s.takeReconnect() {
+			cur.end(ErrReconnect)
+		}
+		mv, next := s.pendingMove(), cur
+		if mv != nil && cur.ctx.Err() == nil {
+			next = s.switchover(ctx, cur, mv)
+		}
+		if next == nil || next == cur && cur.ctx.Err() != nil {
+			<-cur.delivered
+			s.down(cur)
+			if !s.m.cfg.DisableHotSwitchover {
+				s.answerMove(ErrNotConnected)
+			}
+			cause = cur.cause()
+			return cause, isAny(cause, ErrReconnect, ErrMaxLifetime)
+		}
+		if mv != nil {
+			if next != cur {
+				cur = next
+				s.aged = 0
+				age.Reset(s.lifetime())
+			} else if mv.trigger == triggerLifetime {
+				s.aged++
+				age.Reset(s.m.cfg.Backoff.MaxDelay)
+			}
+		}
+	}
+}
+
+// lifetime is how long the next connection may live, up to 10 % less by jitter; without a limit, a very long time.
+func (s *shard[S]) lifetime() time.Duration {
+	d := s.m.cfg.Connection.ProactiveReconnectInterval
+	if d <= 0 {
+		return 1 << 62
+	}
+	return d - time.Duration(s.uniform()*float64(d)/10)
+}
+
+// grownOld replaces a session because of its age.
+func (s *shard[S]) grownOld(cur *session[S]) {
+	switch {
+	case s.m.cfg.DisableHotSwitchover:
+		cur.end(ErrMaxLifetime)
+	case s.aged >= 3:
+		cur.end(fmt.Errorf("%w: its switchover for age failed three times", ErrReconnect))
+	default:
+		s.ask(&move{trigger: triggerLifetime, class: routine})
+	}
+}
+
+// promote makes cur the session that delivers.
+func (s *shard[S]) promote(cur *session[S]) {
+	s.live.Store(cur)
+	s.resubs.reset()
+	s.stats.set(func(st *shardStats) {
+		if !st.opened.IsZero() {
+			st.uptime += time.Since(st.opened)
+		}
+		st.state, st.opened, st.gen = ShardConnected, cur.opened, cur.st.Generation
+	})
+	poke(cur.wake) // those who wait in Sync ask this one from now on
+}
+
+// connected tells that a session is live after none was, and lets it read.
+func (s *shard[S]) connected(cur *session[S]) {
+	s.log.Info("connected", "gen", cur.st.Generation)
+	s.emit(Event[S]{Kind: EventConnected, Generation: cur.st.Generation})
+	s.answerMove(nil) // with DisableHotSwitchover somebody waits for this
+	if seq := s.m.caps.sequence; seq != nil {
+		s.m.apart("ResetSequenceState", func() { seq.ResetSequenceState(cur.st) })
+	}
+	cur.start()
+}
+
+// down notes that the session that delivered is lost.
+func (s *shard[S]) down(cur *session[S]) {
+	s.live.Store(nil)
+	cause := cur.cause()
+	up := time.Since(cur.opened)
+	if s.run.ctx.Err() == nil && !isAny(cause, ErrReconnect, ErrMaxLifetime) {
+		s.tries.lost(up)
+		s.failed(cause)
+	}
+	s.stats.set(func(st *shardStats) {
+		if !st.opened.IsZero() {
+			st.uptime += time.Since(st.opened)
+		}
+		st.opened = time.Time{}
+	})
+	if s.run.ctx.Err() == nil {
+		s.openGap(cur, cur.gapFrom(cause))
+		s.log.Warn("disconnected", "gen", cur.st.Generation, "cause", cause)
+	}
+	s.emit(Event[S]{Kind: EventDisconnected, Generation: cur.st.Generation, Err: cause})
+}
+
+// failed counts a failed attempt or a lost connection.
+func (s *shard[S]) failed(err error) {
+	s.m.count.errors.Add(1)
+	s.stats.set(func(st *shardStats) { st.err, st.failed = err, s.tries.failed })
+}
+
+// retry asks OnError and the limit on attempts.
+func (s *shard[S]) retry(ctx context.Context, err error) bool {
+	again := true
+	if h := s.m.caps.failure; h != nil {
+		st := s.state()
+		if s.m.apart("OnError", func() { again = h.OnError(ctx, err, st) }) != nil {
+			again = true // a panic is no verdict
+		}
+	}
+	most := s.m.cfg.Connection.MaxConnectAttempts
+	return again && (most <= 0 || s.tries.failed < most)
+}
+
+// backOff waits before the next attempt, or less when a reconnect is asked for.
+func (s *shard[S]) backOff(ctx context.Context, err error) {
+	delay := s.tries.delay()
+	s.enter(ShardBackoff)
+	s.log.Debug("backoff", "delay", delay, "attempt", s.tries.failed, "err", err)
+	s.emit(Event[S]{Kind: EventBackoff, Delay: delay, Attempt: s.tries.failed, Err: err})
+	s.pause(ctx, delay)
+}
+
+// park gives up until a reconnect is asked for.
+func (s *shard[S]) park(ctx context.Context, err error) {
+	s.enter(ShardParked)
+	s.m.suspend(s, true)
+	s.log.Error("parked", "attempts", s.tries.failed, "err", err)
+	s.emit(Event[S]{Kind: EventParked, Attempt: s.tries.failed, Err: err, Subs: s.desired.List()})
+	s.answerMove(ErrShardParked)
+	s.failWaits()
+	s.pause(ctx, -1)
+	if ctx.Err() == nil {
+		s.m.suspend(s, false)
+		s.tries.restart()
+		s.stats.set(func(st *shardStats) { st.failed = 0 })
+	}
+}
+
+// pause waits for d, for ever if negative, or until a reconnect is asked for.
+func (s *shard[S]) pause(ctx context.Context, d time.Duration) {
+	var over <-chan time.Time
+	if d >= 0 {
+		t := time.NewTimer(d)
+		defer t.Stop()
+		over = t.C
+	}
+	for !s.takeReconnect() {
+		select {
+		case <-over:
+			return
+		case <-ctx.Done():
+			return
+		case <-s.wake:
+			if !s.m.cfg.DisableHotSwitchover {
+				s.answerMove(ErrNotConnected)
+			}
+		}
+	}
+}
+
+// stopped is the end of the reconnect loop.
+func (s *shard[S]) stopped() {
+	s.enter(ShardStopped)
+	s.answerMove(ErrStopped)
+	s.failWaits()
+}
+
+func (s *shard[S]) enter(state ShardState) {
+	s.stats.set(func(st *shardStats) { st.state = state })
+}
+
+func (s *shard[S]) emit(ev Event[S]) {
+	ev.ShardID = s.id
+	s.m.emit(s.run, ev)
+}
+
+// state describes the next attempt.
+func (s *shard[S]) state() ConnectionState {
+	return ConnectionState{
+		ShardID:           s.id,
+		Generation:        s.gen + 1,
+		SubscriptionCount: s.desired.Len(),
+		IsReconnect:       s.gen > 0,
+		ReconnectAttempt:  s.tries.failed,
+		Egress:            s.egress,
+	}
+}
+
+// takeReconnect reports whether a reconnect was asked for.
+func (s *shard[S]) takeReconnect() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	r := s.reconnect
+	s.reconnect = false
+	return r
+}
+
+// reconnectAsked leaves the request to takeReconnect.
+func (s *shard[S]) reconnectAsked() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.reconnect
+}
+
+func (s *shard[S]) askReconnect() {
+	s.mu.Lock()
+	s.reconnect = true
+	s.mu.Unlock()
+	poke(s.wake)
+}
+
+// dataTimeout is how long a connection of this shard may be without data; not positive: for ever.
+func (s *shard[S]) dataTimeout() time.Duration {
+	if q := s.quiet.Load(); q > 0 {
+		return time.Duration(q)
+	}
+	return s.m.cfg.Health.DataTimeout
+}
+
+// silent notes a data timeout. A connection that never brought data, where the one before was silent too, means a quiet
+// market: the next one gets more time.
+func (s *shard[S]) silent(hadData bool, timeout time.Duration) {
+	if hadData {
+		return
+	}
+	s.quiet.Store(int64(max(min(2*timeout, maxQuiet), s.m.cfg.Health.DataTimeout)))
+}
+
+// ended is called by a session's last goroutine, before delivered is closed.
+func (s *shard[S]) ended(c *session[S]) {
+	if errors.Is(c.cause(), ErrStopped) {
+		return
+	}
+	poke(s.wake)
+}

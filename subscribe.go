@@ -1,0 +1,314 @@
+package wsshard
+
+import (
+	"errors"
+	"fmt"
+	"reflect"
+)
+
+// This file answers: where does a subscription go, and how is it taken back?
+
+// SubscribeStatus says what Subscribe did with one item.
+type SubscribeStatus int
+
+const (
+	SubscribeFailed   SubscribeStatus = iota // nothing changed: see Err
+	SubscribeAdded                           // it is wanted from now on
+	SubscribeExisting                        // it was wanted already
+)
+
+func (s SubscribeStatus) String() string { return name(s, "failed", "added", "existing") }
+
+// SubscribeResult is the fate of one item of Subscribe.
+type SubscribeResult struct {
+	ShardID int // -1: none
+	Status  SubscribeStatus
+	Err     error // ErrCapacity, ErrInvalidSubscription
+}
+
+// OK reports whether the item is wanted now.
+func (r SubscribeResult) OK() bool { return r.Status != SubscribeFailed }
+
+// Subscribe wants subs. It never waits for the network: see Sync. Before the first Start they are kept; after Stop it
+// returns ErrStopped until Start has returned. The results are one an item, in order; err is nil when every item is placed
+// or was wanted already, else it wraps ErrCapacity or ErrInvalidSubscription. An item that fails changes nothing. A call
+// first opens the shards that its items need; then Config.ShardSelection decides. An item costs the same whatever the
+// number of shards.
+func (m *ShardManager[S]) Subscribe(subs ...S) ([]SubscribeResult, error) {
+	results := make([]SubscribeResult, len(subs))
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.phase == stopped || m.phase == restarting {
+		for i := range results {
+			results[i] = SubscribeResult{ShardID: -1, Err: ErrStopped}
+		}
+		return results, ErrStopped
+	}
+	failed, invalid := m.placeLocked(subs, func(i int, r SubscribeResult) { results[i] = r })
+	var err error
+	if failed > 0 {
+		err = fmt.Errorf("%w: %d of %d subscriptions", ErrCapacity, failed, len(subs))
+	}
+	if invalid > 0 {
+		err = errors.Join(err, fmt.Errorf("%w: %d of %d", ErrInvalidSubscription, invalid, len(subs)))
+	}
+	return results, err
+}
+
+// placeLocked places subs and wants them on their shards. It reports each item's result to each.
+func (m *ShardManager[S]) placeLocked(subs []S, each func(int, SubscribeResult)) (full, invalid int) {
+	m.makeRoomLocked(subs)
+	adds := make(map[int][]S)
+	for i, sub := range subs {
+		if !m.isKey(sub) {
+			invalid++
+			each(i, SubscribeResult{ShardID: -1, Err: ErrInvalidSubscription})
+			continue
+		}
+		if id, ok := m.table.Lookup(sub); ok {
+			each(i, SubscribeResult{ShardID: id, Status: SubscribeExisting})
+			continue
+		}
+		id, ok := m.table.Place(sub)
+		if !ok {
+			if id, ok = m.table.Displace(sub); ok {
+				m.freeLocked(m.shards[id])
+			}
+		}
+		if !ok {
+			full++
+			each(i, SubscribeResult{ShardID: -1, Err: ErrCapacity})
+			continue
+		}
+		adds[id] = append(adds[id], sub)
+		each(i, SubscribeResult{ShardID: id, Status: SubscribeAdded})
+	}
+	for id, add := range adds {
+		m.shards[id].desired.Add(add...)
+	}
+	return full, invalid
+}
+
+// makeRoomLocked opens the shards that the new ones among subs need, as far as that is allowed.
+func (m *ShardManager[S]) makeRoomLocked(subs []S) {
+	if m.phase == running && m.cfg.DisableAutoRebalance {
+		return
+	}
+	fresh := m.countNewLocked(subs)
+	opened := 0
+	for fresh > m.table.Room() && (m.cfg.MaxShards <= 0 || len(m.shards) < m.cfg.MaxShards) {
+		s := m.openLocked()
+		opened++
+		if m.phase == running {
+			m.count.rebalances.Add(1)
+			m.launchLocked(s)
+		}
+	}
+	m.table.Reserve(min(fresh, m.table.Room()))
+	if opened > 0 && m.phase == running {
+		m.log.Info("opened shards", "count", opened, "shards", len(m.shards))
+	}
+}
+
+// countNewLocked counts the items that need a place, each once. One that lingers has its own.
+func (m *ShardManager[S]) countNewLocked(subs []S) int {
+	n := 0
+	var seen map[S]struct{}
+	if len(subs) > 1 {
+		seen = make(map[S]struct{}, len(subs))
+	}
+	for _, sub := range subs {
+		if !m.isKey(sub) {
+			continue
+		}
+		if _, placed := m.table.Lookup(sub); placed {
+			continue
+		}
+		if seen != nil {
+			if _, twice := seen[sub]; twice {
+				continue
+			}
+			seen[sub] = struct{}{}
+		}
+		n++
+	}
+	return n
+}
+
+// openLocked adds a shard. It is not launched.
+func (m *ShardManager[S]) openLocked() *shard[S] {
+	id := m.table.Open()
+	s := newShard(m, id)
+	m.shards = append(m.shards, s)
+	if _, wraps := m.dialer.source(id); wraps && !m.wraps {
+		m.wraps = true
+		m.log.Warn("more shards than source addresses allow for: addresses are shared from here on", "shard", id,
+			"addresses", len(m.cfg.Connection.SourceIPs), "shards_per_ip", m.cfg.Connection.ShardsPerIP)
+	}
+	return s
+}
+
+// placeInitialLocked places what Start was given, all or nothing.
+func (m *ShardManager[S]) placeInitialLocked(subs []S) error {
+	for i, sub := range subs {
+		if !m.isKey(sub) {
+			return fmt.Errorf("%w: item %d of Subscriptions", ErrInvalidSubscription, i)
+		}
+	}
+	fresh, room := m.countNewLocked(subs), m.table.Room()
+	limit := m.cfg.MaxSubscriptionsPerShard
+	if most := m.cfg.MaxShards; most > 0 && limit > 0 && fresh > room+max(0, most-len(m.shards))*limit {
+		return fmt.Errorf("%w: %d subscriptions to start with, over %d shards of %d", ErrCapacity, m.table.Len()+fresh, most, limit)
+	}
+	m.placeLocked(subs, func(int, SubscribeResult) {})
+	return nil
+}
+
+// freeLocked has a shard's connection replaced: only a new one is free of what could not be unsubscribed.
+func (m *ShardManager[S]) freeLocked(s *shard[S]) {
+	if m.phase != running {
+		return
+	}
+	if m.cfg.DisableHotSwitchover {
+		s.askReconnect()
+		return
+	}
+	s.ask(&move{trigger: triggerCapacity, class: asked})
+}
+
+// Unsubscribe takes subs back. Unknown items are ignored; its only error is ErrStopped. Without an Unsubscriber a topic may
+// still be delivered while its connection lives.
+func (m *ShardManager[S]) Unsubscribe(subs ...S) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.phase == stopped || m.phase == restarting {
+		return ErrStopped
+	}
+	for id, gone := range m.byShardLocked(subs) {
+		s := m.shards[id]
+		for _, sub := range gone {
+			linger := m.caps.unsubscriber == nil && s.live.Load() != nil
+			m.table.Remove(sub, linger)
+			if linger {
+				s.lingers.Store(true)
+			}
+		}
+		s.desired.Remove(gone...)
+		s.fresh.forget(gone, s.desired)
+		s.resubs.clear(gone)
+	}
+	return nil
+}
+
+// Resubscribe asks the server again for subs, for a fresh snapshot; it also revives failed topics. Unknown items are
+// ignored; its only error is ErrStopped. It never waits for the network.
+func (m *ShardManager[S]) Resubscribe(subs ...S) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.phase == stopped || m.phase == restarting {
+		return ErrStopped
+	}
+	for id, again := range m.byShardLocked(subs) {
+		m.shards[id].desired.Again(again...)
+	}
+	return nil
+}
+
+// byShardLocked sorts the wanted ones among subs by their shard, each once.
+func (m *ShardManager[S]) byShardLocked(subs []S) map[int][]S {
+	by := make(map[int][]S)
+	seen := make(map[S]struct{}, len(subs))
+	for _, sub := range subs {
+		if !m.isKey(sub) {
+			continue
+		}
+		if _, twice := seen[sub]; twice {
+			continue
+		}
+		seen[sub] = struct{}{}
+		if id, ok := m.table.Lookup(sub); ok {
+			by[id] = append(by[id], sub)
+		}
+	}
+	return by
+}
+
+// stays takes note that topics without a subscription stay on s's connection: their places are taken until the next one.
+func (m *ShardManager[S]) stays(s *shard[S], subs []S) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if !m.knowsLocked(s) {
+		return
+	}
+	for _, sub := range subs {
+		m.table.Linger(s.id, sub)
+	}
+	s.lingers.Store(true)
+}
+
+// releaseLingering frees the places of topics that are not on s's connection any more; on says which are.
+func (m *ShardManager[S]) releaseLingering(s *shard[S], on func(S) bool) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if !m.knowsLocked(s) {
+		return
+	}
+	left := false
+	for _, sub := range m.table.Lingering(s.id) {
+		if on(sub) {
+			left = true
+		} else {
+			m.table.Release(s.id, sub)
+		}
+	}
+	s.lingers.Store(left)
+}
+
+// suspend keeps new subscriptions away from a parked shard.
+func (m *ShardManager[S]) suspend(s *shard[S], yes bool) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	switch {
+	case !m.knowsLocked(s):
+	case yes:
+		m.table.Suspend(s.id)
+	default:
+		m.table.Resume(s.id)
+	}
+}
+
+// knowsLocked reports whether s belongs to the present life: a shard of a run that is ending must not touch its successor.
+func (m *ShardManager[S]) knowsLocked(s *shard[S]) bool {
+	return s.id < len(m.shards) && m.shards[s.id] == s
+}
+
+// needsKeyCheck reports whether values of t can be NaN or impossible to hash.
+func needsKeyCheck(t reflect.Type) bool {
+	switch t.Kind() {
+	case reflect.Interface, reflect.Float32, reflect.Float64, reflect.Complex64, reflect.Complex128:
+		return true
+	case reflect.Array:
+		return needsKeyCheck(t.Elem())
+	case reflect.Struct:
+		for i := range t.NumField() {
+			if needsKeyCheck(t.Field(i).Type) {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// isKey reports whether sub can be found again in a map.
+func (m *ShardManager[S]) isKey(sub S) (ok bool) {
+	if !m.checkKey {
+		return true
+	}
+	defer func() {
+		if recover() != nil { // unhashable
+			ok = false
+		}
+	}()
+	_, ok = map[S]struct{}{sub: {}}[sub]
+	return ok
+}

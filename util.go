@@ -1,0 +1,38 @@
+package wsshard
+
+import (
+	"context"
+	"strconv"
+	"time"
+)
+
+// This file answers: which few lines does the standard library leave to us?
+
+// sleep waits for d, or less when ctx ends; then it returns the cause.
+func sleep(ctx context.Context, d time.Duration) error {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
+// poke puts a token into a channel of capacity 1; one that is there already will do.
+func poke(wake chan struct{}) {
+	select {
+	case wake <- struct{}{}:
+	default:
+	}
+}
+
+// validPort accepts no port at all.
+func validPort(port string) bool {
+	if port == "" {
+		return true
+	}
+	n, err := strconv.Atoi(port)
+	return err == nil && n > 0 && n < 65536
+}
