@@ -14,12 +14,12 @@ func (m *ShardManager[S]) shardOf(id int) (*shard[S], error) {
 	switch {
 	case m.phase == stopped || m.phase == restarting:
 		return nil, ErrStopped
-	case id < 0 || id >= len(m.shards):
+	case id < 0 || id >= len(m.life.shards):
 		return nil, ErrUnknownShard
 	case m.phase != running:
 		return nil, ErrNotConnected
 	}
-	return m.shards[id], nil
+	return m.life.shards[id], nil
 }
 
 // down says why a shard has no live connection.
@@ -116,24 +116,24 @@ func (m *ShardManager[S]) Send(ctx context.Context, shardID int, msg Message) er
 func (m *ShardManager[S]) ShardCount() int {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	return len(m.shards)
+	return len(m.life.shards)
 }
 
 // TotalSubscriptions is the number of subscriptions that are wanted.
 func (m *ShardManager[S]) TotalSubscriptions() int {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	return m.table.Len()
+	return m.life.table.Len()
 }
 
 // ShardSubscriptions returns a copy of what a shard wants, oldest first; nil for an unknown shard.
 func (m *ShardManager[S]) ShardSubscriptions(shardID int) []S {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if shardID < 0 || shardID >= len(m.shards) {
+	if shardID < 0 || shardID >= len(m.life.shards) {
 		return nil
 	}
-	return m.shards[shardID].desired.List()
+	return m.life.shards[shardID].desired.List()
 }
 
 // SubscriptionShard says which shard a subscription is on.
@@ -143,7 +143,7 @@ func (m *ShardManager[S]) SubscriptionShard(sub S) (shardID int, ok bool) {
 	if !m.isKey(sub) {
 		return -1, false
 	}
-	if id, ok := m.table.Lookup(sub); ok {
+	if id, ok := m.life.table.Lookup(sub); ok {
 		return id, true
 	}
 	return -1, false
@@ -198,8 +198,8 @@ type Health struct {
 func (m *ShardManager[S]) Health(minConnectedRatio float64) Health {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	h := Health{Total: len(m.shards)}
-	for _, s := range m.shards {
+	h := Health{Total: len(m.life.shards)}
+	for _, s := range m.life.shards {
 		if s.live.Load() != nil {
 			h.Connected++
 		}
@@ -214,7 +214,7 @@ func (m *ShardManager[S]) Metrics() Metrics {
 	all := m.count.snapshot()
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	for _, r := range m.old { // what is counted by shards is added to the totals when their run is over
+	for r := m.run; r != nil; r = r.before { // what is counted by shards is added to the totals when their run is over
 		for _, s := range r.shards {
 			all.MessagesReceived += s.stats.messages.Load()
 			all.BytesReceived += s.stats.bytes.Load()
@@ -223,11 +223,11 @@ func (m *ShardManager[S]) Metrics() Metrics {
 			}
 		}
 	}
-	all.TotalSubscriptions = m.table.Len()
-	all.Shards = make([]ShardMetrics, len(m.shards))
-	for i, s := range m.shards {
+	all.TotalSubscriptions = m.life.table.Len()
+	all.Shards = make([]ShardMetrics, len(m.life.shards))
+	for i, s := range m.life.shards {
 		sm := s.stats.snapshot(now)
-		sm.ShardID, sm.SubscriptionCount = s.id, m.table.Count(i)
+		sm.ShardID, sm.SubscriptionCount = s.id, m.life.table.Count(i)
 		if c := s.live.Load(); c != nil {
 			sm.RTT = time.Duration(c.rtt.Load())
 		}

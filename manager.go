@@ -24,7 +24,7 @@ const runLimit = 10 * time.Second
 type ShardManager[S comparable] struct {
 	h        Handler[S]
 	caps     capabilities[S]
-	cfg      Config
+	cfg      *Config // complete; not written after New
 	log      *slog.Logger
 	dialer   *dialer
 	textPong string
@@ -35,14 +35,18 @@ type ShardManager[S comparable] struct {
 	requestID atomic.Uint64
 	late      atomic.Int64 // unix nanoseconds when somebody noticed last that the process had been stopped
 
-	mu     sync.Mutex // protects following fields; held for maps and numbers only
-	phase  phase
+	mu    sync.Mutex // protects following fields; held for maps and numbers only
+	phase phase
+	life  *life[S] // what Stop forgets
+	run   *run[S]  // the last; nil before the first Start
+}
+
+// life is what a manager knows of its subscriptions, from New or a Stop to the next Stop. It is under manager.mu.
+type life[S comparable] struct {
 	table  *placement.Table[S]
 	shards []*shard[S]
-	run    *run[S]       // the last; nil before the first Start
-	old    []*run[S]     // begun and not yet over
 	wraps  bool          // a source address is used twice, which was said
-	life   chan struct{} // closed by Stop: what Sync waits for before the first Start, too
+	over   chan struct{} // closed by Stop
 }
 
 type phase int
@@ -61,7 +65,7 @@ type run[S comparable] struct {
 	cancel context.CancelCauseFunc
 	late   context.Context // ends when Stop has waited long enough: of the last callbacks
 	giveUp context.CancelFunc
-	before *run[S] // whose callbacks may still be running; nil: none
+	before *run[S] // whose callbacks may still be running; nil: none. Under manager.mu
 	gate   *gate
 	turns  *gate // of switchovers
 	events *events[S]
@@ -90,7 +94,8 @@ func New[S comparable](h Handler[S], cfg Config) (*ShardManager[S], error) {
 			return nil, err
 		}
 	}
-	m.cfg = cfg.withDefaults(limit)
+	complete := cfg.withDefaults(limit)
+	m.cfg = &complete
 	if err := m.cfg.validate(); err != nil {
 		return nil, err
 	}
@@ -188,15 +193,14 @@ func (m *ShardManager[S]) beginLocked(ctx context.Context) {
 		r.events = newEvents[S]()
 	}
 	m.run = r
-	m.old = append(m.old, r)
 	m.phase = running
-	if len(m.shards) == 0 {
+	if len(m.life.shards) == 0 {
 		m.openLocked()
 	}
-	for _, s := range m.shards {
+	for _, s := range m.life.shards {
 		m.launchLocked(s)
 	}
-	m.log.Info("started", "shards", len(m.shards), "subscriptions", m.table.Len())
+	m.log.Info("started", "shards", len(m.life.shards), "subscriptions", m.life.table.Len())
 	end := context.AfterFunc(ctx, func() { m.end(r) })
 	context.AfterFunc(r.ctx, func() {
 		end()
@@ -276,16 +280,18 @@ func (m *ShardManager[S]) end(r *run[S]) {
 // forgetLocked begins a new life: no subscriptions, no shards.
 func (m *ShardManager[S]) forgetLocked() {
 	if m.life != nil {
-		close(m.life)
+		close(m.life.over)
 	}
-	m.life = make(chan struct{})
-	m.table, m.shards, m.wraps = m.newTable(), nil, false
+	m.life = &life[S]{table: m.newTable(), over: make(chan struct{})}
 }
 
 // finish waits for all that belongs to a run whose ctx has ended.
 func (m *ShardManager[S]) finish(r *run[S]) {
 	r.loops.Wait() // no shard is launched once ctx has ended
-	if before := r.before; before != nil {
+	m.mu.Lock()
+	before := r.before
+	m.mu.Unlock()
+	if before != nil {
 		<-before.done
 	}
 	m.log.Info("stopped")
@@ -295,17 +301,11 @@ func (m *ShardManager[S]) finish(r *run[S]) {
 		<-r.events.done
 	}
 	m.mu.Lock()
-	for i, o := range m.old {
-		if o == r {
-			m.old = append(m.old[:i], m.old[i+1:]...)
-			break
-		}
-	}
 	for _, s := range r.shards {
 		m.count.received.Add(s.stats.messages.Load())
 		m.count.receivedBytes.Add(s.stats.bytes.Load())
 	}
-	r.before = nil
+	r.before, r.shards = nil, nil
 	m.mu.Unlock()
 	r.giveUp()
 	close(r.done)

@@ -46,7 +46,7 @@ type failure struct {
 	err error
 }
 
-func newProof[S comparable](acks bool, cfg Config) *proof[S] {
+func newProof[S comparable](acks bool, cfg *Config) *proof[S] {
 	p := &proof[S]{acks: acks, timeout: cfg.Switchover.Settle}
 	if acks {
 		p.timeout = cfg.Subscribe.AckTimeout

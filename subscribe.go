@@ -65,14 +65,14 @@ func (m *ShardManager[S]) placeLocked(subs []S, each func(int, SubscribeResult))
 			each(i, SubscribeResult{ShardID: -1, Err: ErrInvalidSubscription})
 			continue
 		}
-		if id, ok := m.table.Lookup(sub); ok {
+		if id, ok := m.life.table.Lookup(sub); ok {
 			each(i, SubscribeResult{ShardID: id, Status: SubscribeExisting})
 			continue
 		}
-		id, ok := m.table.Place(sub)
+		id, ok := m.life.table.Place(sub)
 		if !ok {
-			if id, ok = m.table.Displace(sub); ok {
-				m.freeLocked(m.shards[id])
+			if id, ok = m.life.table.Displace(sub); ok {
+				m.freeLocked(m.life.shards[id])
 			}
 		}
 		if !ok {
@@ -84,7 +84,7 @@ func (m *ShardManager[S]) placeLocked(subs []S, each func(int, SubscribeResult))
 		each(i, SubscribeResult{ShardID: id, Status: SubscribeAdded})
 	}
 	for id, add := range adds {
-		m.shards[id].desired.Add(add...)
+		m.life.shards[id].desired.Add(add...)
 	}
 	return full, invalid
 }
@@ -96,7 +96,7 @@ func (m *ShardManager[S]) makeRoomLocked(subs []S) {
 	}
 	fresh := m.countNewLocked(subs)
 	opened := 0
-	for fresh > m.table.Room() && (m.cfg.MaxShards <= 0 || len(m.shards) < m.cfg.MaxShards) {
+	for fresh > m.life.table.Room() && (m.cfg.MaxShards <= 0 || len(m.life.shards) < m.cfg.MaxShards) {
 		s := m.openLocked()
 		opened++
 		if m.phase == running {
@@ -104,9 +104,9 @@ func (m *ShardManager[S]) makeRoomLocked(subs []S) {
 			m.launchLocked(s)
 		}
 	}
-	m.table.Reserve(min(fresh, m.table.Room()))
+	m.life.table.Reserve(min(fresh, m.life.table.Room()))
 	if opened > 0 && m.phase == running {
-		m.log.Info("opened shards", "count", opened, "shards", len(m.shards))
+		m.log.Info("opened shards", "count", opened, "shards", len(m.life.shards))
 	}
 }
 
@@ -121,7 +121,7 @@ func (m *ShardManager[S]) countNewLocked(subs []S) int {
 		if !m.isKey(sub) {
 			continue
 		}
-		if _, placed := m.table.Lookup(sub); placed {
+		if _, placed := m.life.table.Lookup(sub); placed {
 			continue
 		}
 		if seen != nil {
@@ -137,11 +137,11 @@ func (m *ShardManager[S]) countNewLocked(subs []S) int {
 
 // openLocked adds a shard. It is not launched.
 func (m *ShardManager[S]) openLocked() *shard[S] {
-	id := m.table.Open()
+	id := m.life.table.Open()
 	s := newShard(m, id)
-	m.shards = append(m.shards, s)
-	if _, wraps := m.dialer.source(id); wraps && !m.wraps {
-		m.wraps = true
+	m.life.shards = append(m.life.shards, s)
+	if _, wraps := m.dialer.source(id); wraps && !m.life.wraps {
+		m.life.wraps = true
 		m.log.Warn("more shards than source addresses allow for: addresses are shared from here on", "shard", id,
 			"addresses", len(m.cfg.Connection.SourceIPs), "shards_per_ip", m.cfg.Connection.ShardsPerIP)
 	}
@@ -155,10 +155,10 @@ func (m *ShardManager[S]) placeInitialLocked(subs []S) error {
 			return fmt.Errorf("%w: item %d of Subscriptions", ErrInvalidSubscription, i)
 		}
 	}
-	fresh, room := m.countNewLocked(subs), m.table.Room()
+	fresh, room := m.countNewLocked(subs), m.life.table.Room()
 	limit := m.cfg.MaxSubscriptionsPerShard
-	if most := m.cfg.MaxShards; most > 0 && limit > 0 && fresh > room+max(0, most-len(m.shards))*limit {
-		return fmt.Errorf("%w: %d subscriptions to start with, over %d shards of %d", ErrCapacity, m.table.Len()+fresh, most, limit)
+	if most := m.cfg.MaxShards; most > 0 && limit > 0 && fresh > room+max(0, most-len(m.life.shards))*limit {
+		return fmt.Errorf("%w: %d subscriptions to start with, over %d shards of %d", ErrCapacity, m.life.table.Len()+fresh, most, limit)
 	}
 	m.placeLocked(subs, func(int, SubscribeResult) {})
 	return nil
@@ -185,10 +185,10 @@ func (m *ShardManager[S]) Unsubscribe(subs ...S) error {
 		return ErrStopped
 	}
 	for id, gone := range m.byShardLocked(subs) {
-		s := m.shards[id]
+		s := m.life.shards[id]
 		for _, sub := range gone {
 			linger := m.caps.unsubscriber == nil && s.live.Load() != nil
-			m.table.Remove(sub, linger)
+			m.life.table.Remove(sub, linger)
 			if linger {
 				s.lingers.Store(true)
 			}
@@ -209,7 +209,7 @@ func (m *ShardManager[S]) Resubscribe(subs ...S) error {
 		return ErrStopped
 	}
 	for id, again := range m.byShardLocked(subs) {
-		m.shards[id].desired.Again(again...)
+		m.life.shards[id].desired.Again(again...)
 	}
 	return nil
 }
@@ -226,7 +226,7 @@ func (m *ShardManager[S]) byShardLocked(subs []S) map[int][]S {
 			continue
 		}
 		seen[sub] = struct{}{}
-		if id, ok := m.table.Lookup(sub); ok {
+		if id, ok := m.life.table.Lookup(sub); ok {
 			by[id] = append(by[id], sub)
 		}
 	}
@@ -241,7 +241,7 @@ func (m *ShardManager[S]) stays(s *shard[S], subs []S) {
 		return
 	}
 	for _, sub := range subs {
-		m.table.Linger(s.id, sub)
+		m.life.table.Linger(s.id, sub)
 	}
 	s.lingers.Store(true)
 }
@@ -254,11 +254,11 @@ func (m *ShardManager[S]) releaseLingering(s *shard[S], on func(S) bool) {
 		return
 	}
 	left := false
-	for _, sub := range m.table.Lingering(s.id) {
+	for _, sub := range m.life.table.Lingering(s.id) {
 		if on(sub) {
 			left = true
 		} else {
-			m.table.Release(s.id, sub)
+			m.life.table.Release(s.id, sub)
 		}
 	}
 	s.lingers.Store(left)
@@ -271,15 +271,15 @@ func (m *ShardManager[S]) suspend(s *shard[S], yes bool) {
 	switch {
 	case !m.knowsLocked(s):
 	case yes:
-		m.table.Suspend(s.id)
+		m.life.table.Suspend(s.id)
 	default:
-		m.table.Resume(s.id)
+		m.life.table.Resume(s.id)
 	}
 }
 
 // knowsLocked reports whether s belongs to the present life: a shard of a run that is ending must not touch its successor.
 func (m *ShardManager[S]) knowsLocked(s *shard[S]) bool {
-	return s.id < len(m.shards) && m.shards[s.id] == s
+	return s.id < len(m.life.shards) && m.life.shards[s.id] == s
 }
 
 // needsKeyCheck reports whether values of t can be NaN or impossible to hash.

@@ -65,25 +65,25 @@ func (m *ShardManager[S]) beginSync(subs []S) (waits map[*shard[S]]*syncWait[S],
 		s.addWait(w)
 	}
 	if len(subs) == 0 {
-		for _, s := range m.shards {
+		for _, s := range m.life.shards {
 			add(s, s.desired.List())
 		}
-		return waits, m.life, nil
+		return waits, m.life.over, nil
 	}
 	var errs []error
 	for _, sub := range subs {
 		known := false
 		if m.isKey(sub) {
-			_, known = m.table.Lookup(sub)
+			_, known = m.life.table.Lookup(sub)
 		}
 		if !known {
 			errs = append(errs, &SubscriptionError[S]{Sub: sub, Err: ErrNotSubscribed})
 		}
 	}
 	for id, part := range m.byShardLocked(subs) {
-		add(m.shards[id], part)
+		add(m.life.shards[id], part)
 	}
-	return waits, m.life, errors.Join(errs...)
+	return waits, m.life.over, errors.Join(errs...)
 }
 
 // addWait registers a Sync. A parked shard answers at once.
