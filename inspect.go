@@ -211,9 +211,9 @@ func (m *ShardManager[S]) Health(minConnectedRatio float64) Health {
 // Metrics returns a copy of all that is counted.
 func (m *ShardManager[S]) Metrics() Metrics {
 	now := time.Now()
-	all := m.count.snapshot()
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	all := m.count.snapshot()
 	for r := m.run; r != nil; r = r.before { // what is counted by shards is added to the totals when their run is over
 		for _, s := range r.shards {
 			all.MessagesReceived += s.stats.messages.Load()

@@ -332,13 +332,15 @@ func (s *shard[S]) dataTimeout() time.Duration {
 	return s.m.cfg.Health.DataTimeout
 }
 
-// silent notes a data timeout. A connection that never brought data, where the one before was silent too, means a quiet
-// market: the next one gets more time.
-func (s *shard[S]) silent(hadData bool, timeout time.Duration) {
-	if hadData {
-		return
+// silent notes a data timeout after so long. Where the connection before was silent too and this one never brought data,
+// the market is quiet: the next one gets more time. The first data ends that.
+func (s *shard[S]) silent(hadData bool, after time.Duration) {
+	base := s.m.cfg.Health.DataTimeout
+	if s.quiet.Load() == 0 || hadData {
+		s.quiet.Store(int64(base))
+	} else {
+		s.quiet.Store(int64(max(base, min(2*after, maxQuiet))))
 	}
-	s.quiet.Store(int64(max(min(2*timeout, maxQuiet), s.m.cfg.Health.DataTimeout)))
 }
 
 // ended is called by a session's last goroutine, before delivered is closed.

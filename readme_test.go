@@ -1,0 +1,65 @@
+package wsshard_test
+
+import (
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+)
+
+// TestREADME compiles the programs in the README, looks for its fragments in the tests and examples, and for its commands in
+// the script that runs them.
+func TestREADME(t *testing.T) {
+	readme, err := os.ReadFile("README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	ci, err := os.ReadFile(".ci/run")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, block := range regexp.MustCompile("(?s)```(\\w+)\n(.*?)```").FindAllStringSubmatch(string(readme), -1) {
+		switch lang, text := block[1], block[2]; {
+		case lang == "go" && strings.HasPrefix(text, "package "):
+			file := filepath.Join(t.TempDir(), "main.go")
+			if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			if out, err := exec.Command("go", "vet", file).CombinedOutput(); err != nil {
+				t.Errorf("the README's program: %v\n%s\n%s", err, out, text)
+			}
+		case lang == "go":
+			if !compiled(t, text) {
+				t.Errorf("no example contains this fragment:\n%s", text)
+			}
+		case lang == "sh":
+			for line := range strings.Lines(text) {
+				if line = strings.TrimSpace(line); !strings.HasPrefix(line, "go get ") && !strings.Contains(string(ci), line) {
+					t.Errorf(".ci/run does not run %q", line)
+				}
+			}
+		}
+	}
+}
+
+// compiled reports whether a fragment stands, white space aside, in code that is compiled.
+func compiled(t *testing.T, fragment string) bool {
+	files, err := filepath.Glob("example_test.go")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, file := range files {
+		src, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if strings.Contains(squeeze(strings.ReplaceAll(string(src), "exampleFeed", "feed")), squeeze(fragment)) {
+			return true
+		}
+	}
+	return false
+}
+
+func squeeze(s string) string { return strings.Join(strings.Fields(s), " ") }
