@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"net/http"
 	"net/url"
+	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/gorilla/websocket"
@@ -19,7 +21,8 @@ import (
 type opening[S comparable] struct {
 	sh    *shard[S]
 	m     *ShardManager[S]
-	class urgency
+	haste *haste
+	lost  <-chan struct{} // closed when a switchover's shard has lost its connection; nil: it has none to lose
 	st    ConnectionState
 	left  time.Duration // of ConnectTimeout: waiting at the gate does not count
 	shown string        // the URL, redacted
@@ -27,8 +30,8 @@ type opening[S comparable] struct {
 
 // attempt opens a session in a goroutine of its own, which ends with it: what the dial needed of stack is given back, and a
 // callback that leaves by runtime.Goexit takes nobody along. r is the relay of a switchover, else nil.
-func (s *shard[S]) attempt(ctx context.Context, class urgency, r *relay[S]) (*session[S], error) {
-	res := <-s.attemptAsync(ctx, class, r)
+func (s *shard[S]) attempt(ctx context.Context, h *haste, r *relay[S]) (*session[S], error) {
+	res := <-s.attemptAsync(ctx, h, r)
 	return res.session, res.err
 }
 
@@ -37,9 +40,12 @@ type attemptResult[S comparable] struct {
 	err     error
 }
 
-func (s *shard[S]) attemptAsync(ctx context.Context, class urgency, r *relay[S]) <-chan attemptResult[S] {
+func (s *shard[S]) attemptAsync(ctx context.Context, h *haste, r *relay[S]) <-chan attemptResult[S] {
 	done := make(chan attemptResult[S], 1)
-	o := &opening[S]{sh: s, m: s.m, class: class, st: s.state(), left: s.m.cfg.Connection.ConnectTimeout}
+	o := &opening[S]{sh: s, m: s.m, haste: h, st: s.state(), left: s.m.cfg.Connection.ConnectTimeout}
+	if cur := s.live.Load(); r != nil && cur != nil {
+		o.lost = cur.ctx.Done()
+	}
 	go func() {
 		res := attemptResult[S]{err: &PanicError{Value: errGoexit}}
 		defer func() { done <- res }()
@@ -83,10 +89,13 @@ func (o *opening[S]) dial(ctx context.Context) (ws *websocket.Conn, tap *wsconn.
 	if err != nil {
 		return nil, nil, err
 	}
-	k := doorKey{hostPort(u), o.sh.egress}
-	v, err := o.sh.run.gate.enter(ctx, k, o.class)
+	k := doorKey{strings.ToLower(hostPort(u)), o.sh.egress}
+	v, err := o.haste.enter(ctx, o.sh.run.gate, k, o.lost)
 	if err != nil {
 		return nil, nil, err
+	}
+	if o.haste.begin != nil {
+		o.haste.begin()
 	}
 	host := hostUnknown
 	defer func() { // also when a callback left by runtime.Goexit
@@ -102,8 +111,13 @@ func (o *opening[S]) dial(ctx context.Context) (ws *websocket.Conn, tap *wsconn.
 		if err != nil {
 			return err
 		}
-		ws, tap, err = o.m.dialer.dial(ctx, u, header, o.st.ShardID)
-		host = judgeHost(err)
+		panicked := o.m.guard("NetDialContext or TLSConfig", func() {
+			ws, tap, err = o.m.dialer.dial(ctx, u, header, o.st.ShardID)
+			host = judgeHost(err)
+		}, nil)
+		if panicked != nil {
+			return panicked
+		}
 		return err
 	})
 	if err != nil && ws != nil {
@@ -115,7 +129,7 @@ func (o *opening[S]) dial(ctx context.Context) (ws *websocket.Conn, tap *wsconn.
 
 func (o *opening[S]) url(ctx context.Context) (u *url.URL, err error) {
 	var raw string
-	if panicked := o.m.guard("URL", func() { raw, err = o.m.h.URL(ctx, o.st) }, nil); panicked != nil {
+	if panicked := o.m.apart("URL", func() { raw, err = o.m.h.URL(ctx, o.st) }); panicked != nil {
 		return nil, panicked
 	}
 	if err != nil {
@@ -127,7 +141,7 @@ func (o *opening[S]) url(ctx context.Context) (u *url.URL, err error) {
 
 func (o *opening[S]) header(ctx context.Context) (h http.Header, err error) {
 	if p := o.m.caps.headers; p != nil {
-		if panicked := o.m.guard("ConnectionHeaders", func() { h, err = p.ConnectionHeaders(ctx, o.st) }, nil); panicked != nil {
+		if panicked := o.m.apart("ConnectionHeaders", func() { h, err = p.ConnectionHeaders(ctx, o.st) }); panicked != nil {
 			return nil, panicked
 		}
 		if err != nil {
@@ -152,11 +166,10 @@ func (o *opening[S]) login(ctx context.Context, ws *websocket.Conn, tap *wsconn.
 	})
 	o.m.track(o.sh.run, c.conn)
 	abort := context.AfterFunc(ctx, func() { c.cancel(context.Cause(ctx)) }) // ctx is the dial's; the session outlives it
-	stop := context.AfterFunc(c.ctx, c.conn.Kill)                            // until the loops run, nobody else would
 	opened := false
 	defer func() {
 		abort()
-		if !stop() || !opened {
+		if !opened {
 			c.cancel(ErrNotConnected)
 			c.conn.Kill()
 			o.m.untrack(o.sh.run, c.conn)
@@ -164,10 +177,17 @@ func (o *opening[S]) login(ctx context.Context, ws *websocket.Conn, tap *wsconn.
 	}()
 	if a := o.m.caps.authenticator; a != nil {
 		err := o.timed(c.ctx, func(ctx context.Context) (err error) {
-			lc := &loginConn[S]{c}
+			lc := &loginConn[S]{c: c}
+			c.login = lc
 			defer context.AfterFunc(ctx, c.conn.Kill)()
-			if panicked := o.m.guard("Login", func() { err = a.Login(ctx, lc, o.st) }, nil); panicked != nil {
+			panicked := o.m.apart("Login", func() { err = a.Login(ctx, lc, o.st) })
+			c.login = nil
+			lc.over.Store(true)
+			switch {
+			case panicked != nil:
 				return panicked
+			case ctx.Err() != nil:
+				return context.Cause(ctx) // and not what that looked like to a
 			}
 			return err
 		})
@@ -183,6 +203,7 @@ func (o *opening[S]) login(ctx context.Context, ws *websocket.Conn, tap *wsconn.
 	}
 	if err := o.onConnect(c); err != nil {
 		c.cancel(err)
+		c.conn.SendClose(closeCode(err), closeGrace)
 		c.conn.Kill()
 		o.m.disconnected(o.sh.run, o.st, err)
 		return nil, err
@@ -198,7 +219,7 @@ func (o *opening[S]) onConnect(c *session[S]) (err error) {
 		return nil
 	}
 	var first []Message
-	if panicked := o.m.guard("OnConnect", func() { first, err = h.OnConnect(c.ctx, o.st) }, nil); panicked != nil {
+	if panicked := o.m.apart("OnConnect", func() { first, err = h.OnConnect(c.ctx, o.st) }); panicked != nil {
 		return panicked
 	}
 	for i, msg := range first {
@@ -209,16 +230,22 @@ func (o *opening[S]) onConnect(c *session[S]) (err error) {
 			c.out.first = append(c.out.first, msg)
 		}
 	}
-	if err == nil && c.ctx.Err() != nil {
-		err = context.Cause(c.ctx)
+	if c.ctx.Err() != nil {
+		err = context.Cause(c.ctx) // and not how h said that its ctx had ended
 	}
 	return err
 }
 
-// loginConn is the connection as Login sees it. Pings are answered between reads.
-type loginConn[S comparable] struct{ c *session[S] }
+// loginConn is the connection as Login sees it. The goroutine that reads answers pings too.
+type loginConn[S comparable] struct {
+	c    *session[S]
+	over atomic.Bool // the connection has other users now
+}
 
 func (l *loginConn[S]) Read(ctx context.Context) (Message, error) {
+	if l.over.Load() {
+		return Message{}, ErrNotConnected
+	}
 	defer context.AfterFunc(ctx, l.c.conn.Kill)()
 	text, data, err := l.c.conn.Read()
 	if err != nil {
@@ -227,10 +254,8 @@ func (l *loginConn[S]) Read(ctx context.Context) (Message, error) {
 		}
 		return Message{}, readCause(err)
 	}
-	if l.c.out.hasPing() {
-		if err := l.c.wrote(time.Now(), 1, l.c.conn.Pong(l.c.out.takePing())); err != nil {
-			return Message{}, err
-		}
+	if err := l.pong(); err != nil {
+		return Message{}, err
 	}
 	msg := Binary(append([]byte(nil), data...))
 	if text {
@@ -239,7 +264,19 @@ func (l *loginConn[S]) Read(ctx context.Context) (Message, error) {
 	return msg, nil
 }
 
+// pong answers the newest ping, unless it is too early for that: then it is answered later.
+func (l *loginConn[S]) pong() error {
+	now, c := time.Now(), l.c
+	if !c.out.hasPing() || max(c.pace.waitControl(now), pongSpacing-now.Sub(c.pongAt)) > 0 {
+		return nil
+	}
+	return c.pong(now, c.pace.chargeControl)
+}
+
 func (l *loginConn[S]) Write(ctx context.Context, msg Message) error {
+	if l.over.Load() {
+		return ErrNotConnected
+	}
 	if err := checkMessage(msg); err != nil {
 		return err
 	}
@@ -247,5 +284,9 @@ func (l *loginConn[S]) Write(ctx context.Context, msg Message) error {
 		return err
 	}
 	defer context.AfterFunc(ctx, l.c.conn.Kill)()
-	return l.c.writeMessage(time.Now(), msg)
+	err := l.c.writeMessage(msg)
+	if err != nil && ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	return err
 }

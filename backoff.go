@@ -33,11 +33,18 @@ func newAttempts(cfg BackoffConfig, uniform func() float64) *attempts {
 // lost notes that a session ended which had been up for so long. Only a stable one lets the backoff start over: a server
 // that accepts and closes gets backoff, not a spin.
 func (a *attempts) lost(uptime time.Duration) {
-	if uptime >= a.cfg.StableAfter {
-		a.restart()
-	} else {
+	if !a.outlived(uptime) {
 		a.failed++
 	}
+}
+
+// outlived notes that a session was up for so long, which is no failure, and reports whether it was stable.
+func (a *attempts) outlived(uptime time.Duration) bool {
+	stable := uptime >= a.cfg.StableAfter
+	if stable {
+		a.restart()
+	}
+	return stable
 }
 
 // refused notes a failed dial.

@@ -3,7 +3,6 @@ package wsshard
 import (
 	"context"
 	"crypto/tls"
-	"crypto/x509"
 	"errors"
 	"fmt"
 	"io"
@@ -56,7 +55,7 @@ func newDialer(cfg ConnectionConfig) *dialer {
 	}
 	d.plain = websocket.Dialer{
 		ReadBufferSize:    cfg.ReadBufferSize,
-		WriteBufferSize:   wsconn.MaxFrame,
+		WriteBufferSize:   wsconn.WriteBuffer,
 		WriteBufferPool:   wsconn.WriteBuffers,
 		EnableCompression: cfg.EnableCompression,
 		Subprotocols:      cfg.Subprotocols,
@@ -90,7 +89,7 @@ func (d *dialer) header(computed http.Header) (http.Header, error) {
 	h := http.Header{}
 	for _, from := range []http.Header{d.cfg.Header, computed} {
 		for name, values := range from {
-			if err := checkHeader(name, values); err != nil {
+			if err := checkHeader(from, name); err != nil {
 				return nil, fmt.Errorf("%w: %q %w", ErrInvalidHeader, name, err)
 			}
 			h[http.CanonicalHeaderKey(name)] = values
@@ -110,7 +109,7 @@ func (d *dialer) dial(ctx context.Context, u *url.URL, header http.Header, shard
 		if !stop() && err == nil {
 			err = context.Cause(ctx)
 		}
-		if err != nil {
+		if err != nil || ws == nil { // without an error when a callback of TLSConfig left by panic
 			wsconn.Kill(conn)
 			ws, tap, err = nil, nil, ended(ctx, err)
 		}
@@ -118,12 +117,12 @@ func (d *dialer) dial(ctx context.Context, u *url.URL, header http.Header, shard
 	inner := conn
 	if u.Scheme == "wss" {
 		if inner, err = d.secure(ctx, conn, u.Hostname()); err != nil {
-			return nil, nil, err
+			return nil, nil, d.tunnelled(err)
 		}
 	}
 	tap = wsconn.NewTap(inner, maxHead)
 	ws, err = d.upgrade(ctx, u, header, tap)
-	return ws, tap, err
+	return ws, tap, d.tunnelled(err)
 }
 
 // secure puts TLS on conn.
@@ -135,9 +134,27 @@ func (d *dialer) secure(ctx context.Context, conn net.Conn, host string) (net.Co
 	}
 	c := tls.Client(conn, cfg)
 	if err := c.HandshakeContext(ctx); err != nil {
-		return nil, cut(err)
+		return nil, &tlsError{err}
 	}
 	return c, nil
+}
+
+// tlsError is a TLS handshake that failed. Its text is cut: certificates are a peer's words.
+type tlsError struct{ err error }
+
+func (e *tlsError) Error() string                 { return "TLS handshake: " + printable(e.err.Error()) }
+func (e *tlsError) Unwrap() error                 { return e.err }
+func (e *tlsError) Format(f fmt.State, verb rune) { formatError(e, f, verb) }
+
+// broken are the ways in which a connection ends under a handshake.
+var broken = []error{io.EOF, io.ErrUnexpectedEOF, syscall.ECONNRESET, syscall.EPIPE, net.ErrClosed}
+
+// tunnelled says so where it was a proxy's tunnel that broke.
+func (d *dialer) tunnelled(err error) error {
+	if d.proxy == nil || !isAny(err, broken...) {
+		return err
+	}
+	return &ProxyError{Proxy: redactProxy(d.proxy), Step: "tunnel", Err: err}
 }
 
 // upgrade speaks the WebSocket handshake on tap. It trusts neither the peer nor the library with more than it must.
@@ -152,20 +169,25 @@ func (d *dialer) upgrade(ctx context.Context, u *url.URL, header http.Header, ta
 	dial.NetDialTLSContext = dial.NetDialContext
 	ws, resp, err := dial.DialContext(ctx, u.String(), header)
 	if err != nil {
+		if broke := tap.Failed(); broke != nil && resp == nil { // in the middle of a line that was then taken for nonsense
+			err = broke
+		}
 		return nil, handshakeError(resp, err)
 	}
-	if reason := d.unasked(resp.Header, ws); reason != "" {
+	if reason := d.unasked(resp, ws); reason != "" {
 		return nil, &HandshakeError{StatusCode: resp.StatusCode, Header: withoutCookies(resp.Header), Reason: reason}
 	}
 	return ws, nil
 }
 
 // unasked says what the server chose that was not offered, which RFC 6455 §4.1 tells a client to refuse.
-func (d *dialer) unasked(h http.Header, ws *websocket.Conn) string {
-	for _, line := range h.Values("Sec-WebSocket-Extensions") {
+func (d *dialer) unasked(resp *http.Response, ws *websocket.Conn) string {
+	if !resp.ProtoAtLeast(1, 1) {
+		return "it speaks " + printable(resp.Proto)
+	}
+	for _, line := range resp.Header.Values("Sec-WebSocket-Extensions") {
 		for ext := range strings.SplitSeq(line, ",") {
-			token, _, _ := strings.Cut(ext, ";")
-			if !d.cfg.EnableCompression || strings.TrimSpace(token) != "permessage-deflate" {
+			if strings.TrimSpace(ext) != "" && (!d.cfg.EnableCompression || !weDeflate(ext)) {
 				return "it chose an extension that was not offered"
 			}
 		}
@@ -174,6 +196,20 @@ func (d *dialer) unasked(h http.Header, ws *websocket.Conn) string {
 		return "it chose a subprotocol that was not offered"
 	}
 	return ""
+}
+
+// weDeflate reports whether ext is permessage-deflate as we offered it (RFC 7692 §7.1): we cannot shrink our own window.
+func weDeflate(ext string) bool {
+	token, params, _ := strings.Cut(ext, ";")
+	for param := range strings.SplitSeq(params, ";") {
+		name, _, _ := strings.Cut(param, "=")
+		switch strings.TrimSpace(name) {
+		case "", "server_no_context_takeover", "client_no_context_takeover", "server_max_window_bits":
+		default:
+			return false
+		}
+	}
+	return strings.TrimSpace(token) == "permessage-deflate"
 }
 
 // handshakeError sorts what gorilla returned: an answer of the server, a broken connection, or nonsense.
@@ -195,10 +231,21 @@ func handshakeError(resp *http.Response, err error) error {
 		return he
 	case errors.Is(err, wsconn.ErrHead):
 		return &HandshakeError{Reason: "its answer's head is too long"}
-	case errors.As(err, &ne), errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, net.ErrClosed):
+	case err == io.EOF:
+		return io.ErrUnexpectedEOF
+	case errors.As(err, &ne), errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, net.ErrClosed):
 		return err
 	}
-	return &HandshakeError{Reason: printable(err.Error())}
+	return &HandshakeError{Reason: "its answer is not HTTP: " + unquoted(err)}
+}
+
+// unquoted is what a parser says without what it quotes: a peer may have echoed what it was sent.
+func unquoted(err error) string {
+	text := err.Error()
+	if i := strings.IndexAny(text, `":[`); i >= 0 {
+		text = text[:i]
+	}
+	return printable(strings.TrimSpace(text))
 }
 
 func withoutCookies(h http.Header) http.Header {
@@ -261,17 +308,21 @@ func hostPort(u *url.URL) string {
 // ended gives the reason for which ctx ended, where that is what broke the dial.
 func ended(ctx context.Context, err error) error {
 	var ne net.Error
-	if ctx.Err() == nil {
-		if at, ok := ctx.Deadline(); !ok || !errors.As(err, &ne) || !ne.Timeout() || time.Now().Before(at) {
-			return err
-		}
-		return context.DeadlineExceeded // the socket's deadline was a moment before the context's
+	if at, ok := ctx.Deadline(); ok && errors.As(err, &ne) && ne.Timeout() && !time.Now().Before(at) {
+		<-ctx.Done() // the socket's deadline was a moment before the context's
 	}
+	var he *HandshakeError
 	var pe *ProxyError
-	if errors.As(err, &pe) {
-		return &ProxyError{Proxy: pe.Proxy, Step: pe.Step, StatusCode: pe.StatusCode, Err: context.Cause(ctx)}
+	reason := context.Cause(ctx)
+	switch {
+	case err == nil, reason == nil:
+		return err
+	case errors.As(err, &he) && he.StatusCode != 0 && errors.Is(reason, context.DeadlineExceeded):
+		return err // it has answered; only the rest of its page was not in time
+	case errors.As(err, &pe):
+		return &ProxyError{Proxy: pe.Proxy, Step: pe.Step, StatusCode: pe.StatusCode, Err: reason}
 	}
-	return context.Cause(ctx)
+	return reason
 }
 
 // judgeHost says what a dial's result tells of the host, for the circuit breaker: refused, reset, timeout, TLS and 5xx
@@ -280,10 +331,8 @@ func judgeHost(err error) outcome {
 	var he *HandshakeError
 	var pe *ProxyError
 	var ne net.Error
-	var verify *tls.CertificateVerificationError
-	var record tls.RecordHeaderError
-	var alert tls.AlertError
-	var invalid x509.CertificateInvalidError
+	var te *tlsError
+	var oe *net.OpError
 	switch {
 	case err == nil:
 		return hostUp
@@ -291,17 +340,19 @@ func judgeHost(err error) outcome {
 		return hostUnknown
 	case errors.As(err, &pe) && pe.StatusCode != 0:
 		return answered(pe.StatusCode)
-	case errors.As(err, &pe) && pe.Step == "auth":
+	case errors.Is(err, errProxyAuth):
 		return hostUp
+	case errors.Is(err, errUnreachable):
+		return hostDown
 	case errors.As(err, &he):
 		return answered(he.StatusCode)
 	case isAny(err, syscall.EADDRNOTAVAIL, syscall.EADDRINUSE, syscall.EMFILE, syscall.ENFILE, syscall.ENOBUFS, syscall.EACCES, syscall.EPERM):
 		return hostUnknown
-	case errors.As(err, &verify), errors.As(err, &record), errors.As(err, &alert), errors.As(err, &invalid):
+	case errors.As(err, &te), errors.As(err, &oe) && oe.Op == "remote error": // an alert: TLS 1.3 refuses a client after the handshake
 		return hostDown
 	case errors.Is(err, context.DeadlineExceeded), errors.As(err, &ne) && ne.Timeout():
 		return hostDown
-	case isAny(err, syscall.ECONNREFUSED, syscall.ECONNRESET, syscall.EPIPE, syscall.EHOSTUNREACH, syscall.ENETUNREACH, io.EOF, io.ErrUnexpectedEOF):
+	case isAny(err, syscall.ECONNREFUSED, syscall.EHOSTUNREACH, syscall.ENETUNREACH), isAny(err, broken...):
 		return hostDown
 	}
 	return hostUnknown

@@ -101,6 +101,9 @@ type HandshakeError struct {
 
 func (e *HandshakeError) Error() string {
 	var b strings.Builder
+	if e.StatusCode == 0 {
+		return "wsshard: handshake failed: " + e.Reason
+	}
 	fmt.Fprintf(&b, "wsshard: server answered %d", e.StatusCode)
 	if text := http.StatusText(e.StatusCode); text != "" {
 		b.WriteString(" " + text)
@@ -120,7 +123,7 @@ func (e *HandshakeError) Format(f fmt.State, verb rune) { formatError(e, f, verb
 // ProxyError is a proxy that did not open the way.
 type ProxyError struct {
 	Proxy      string // scheme://host:port
-	Step       string // dial, tls, greeting, auth, connect
+	Step       string // dial, tls, greeting, auth, connect; tunnel: it broke before the server had answered
 	StatusCode int    // of an HTTP proxy; 0: none
 	Err        error
 }

@@ -81,6 +81,7 @@ func newEvents[S comparable]() *events[S] {
 func (q *events[S]) push(ev Event[S]) (dropped bool) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
+	ev.Time = time.Now()
 	if len(q.queue) >= maxEvents {
 		if keep(ev.Kind) && q.mergeLocked(ev) {
 			return false

@@ -14,11 +14,18 @@ type gap[S comparable] struct {
 	gen  uint64 // the connection that is to prove everything must be younger
 }
 
-// gapFrom is when what cause ended may have begun to be missed: the last frame; where the connection went on with pongs
-// but without data, the last data.
+// gapFrom is when what cause ended may have begun to be missed: the last frame. Where the connection went on with pongs but
+// without data, the last data. Where a slow handler left something unread, the moment until which all had been read: what
+// the peer sent since may be lost, though the last frame was read later than it was sent.
 func (c *session[S]) gapFrom(cause error) time.Time {
+	if at := c.silentAt.Load(); at != 0 { // as it was found then; in its drain it may have come back for a moment
+		return time.Unix(0, at)
+	}
 	if errors.Is(cause, ErrDataTimeout) {
 		return c.lastData()
+	}
+	if at := c.unread.Load(); at != 0 {
+		return c.conn.At(time.Duration(at))
 	}
 	return c.lastFrame()
 }
@@ -30,11 +37,8 @@ func (s *shard[S]) openGap(lost *session[S], from time.Time) {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.gap == nil {
+	if s.gap == nil { // else from stays: up to there the connection lost first has delivered
 		s.gap = &gap[S]{from: from, subs: make(map[S]struct{}, len(lost.carried))}
-	}
-	if from.Before(s.gap.from) {
-		s.gap.from = from
 	}
 	s.gap.gen = max(s.gap.gen, lost.st.Generation)
 	for _, sub := range lost.carried {

@@ -5,12 +5,13 @@ import (
 	"runtime"
 	"runtime/debug"
 	"strings"
+	"time"
 )
 
 // This file answers: how is the application's code called, and who is inside such a call?
 
-// callbackKey marks the contexts that a manager gives to callbacks.
-type callbackKey struct{ manager any }
+// callbackKey marks the contexts that a manager gives to callbacks; its value is that manager.
+type callbackKey struct{}
 
 // errGoexit is the Value of a PanicError for a callback that left by runtime.Goexit.
 const errGoexit = "runtime.Goexit"
@@ -58,15 +59,8 @@ func (m *ShardManager[S]) apart(where string, f func()) error {
 	done := make(chan error, 1)
 	go func() {
 		var err error
-		finished := false
-		defer func() {
-			if !finished {
-				err = &PanicError{Value: errGoexit}
-			}
-			done <- err
-		}()
-		err = m.guard(where, f, nil)
-		finished = true
+		defer func() { done <- err }() // also when f left by runtime.Goexit
+		err = m.guard(where, f, func(gone error) { err = gone })
 	}()
 	return <-done
 }
@@ -75,13 +69,10 @@ func (m *ShardManager[S]) apart(where string, f func()) error {
 // own stack goes through guard. The stack does not say whose guard it is; ctx does, so where ctx names another manager's
 // callback, that is believed.
 func (m *ShardManager[S]) inCallback(ctx context.Context) bool {
-	if ctx.Value(callbackKey{m}) != nil {
-		return true
+	if of := ctx.Value(callbackKey{}); of != nil {
+		return of == any(m)
 	}
-	if ctx.Value(callbackKey{}) != nil {
-		return false
-	}
-	return onStack("guard")
+	return onStack("guard", "message") // the read loop's callbacks have no guard of their own: see session.message
 }
 
 // onStack reports whether a method of this package of that name is among the callers.
@@ -111,8 +102,25 @@ func onStack(methods ...string) bool {
 
 const packagePath = "github.com/seed-829c304d/wsshard."
 
+// guardedLimiter is an application's ConnectLimiter, whose panics harm nobody.
+type guardedLimiter[S comparable] struct {
+	m *ShardManager[S]
+	l ConnectLimiter
+}
+
+func (g guardedLimiter[S]) Wait(ctx context.Context, host, egress string) (err error) {
+	panicked := g.m.guard("ConnectLimiter.Wait", func() { err = g.l.Wait(ctx, host, egress) }, nil)
+	if panicked != nil {
+		return panicked
+	}
+	return err
+}
+
+func (g guardedLimiter[S]) Block(host, egress string, until time.Time) {
+	g.m.guard("ConnectLimiter.Block", func() { g.l.Block(host, egress, until) }, nil)
+}
+
 // withCallback marks ctx as one that callbacks of m are given.
 func (m *ShardManager[S]) withCallback(ctx context.Context) context.Context {
-	ctx = context.WithValue(ctx, callbackKey{}, true)
-	return context.WithValue(ctx, callbackKey{m}, true)
+	return context.WithValue(ctx, callbackKey{}, m)
 }

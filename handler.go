@@ -150,8 +150,8 @@ type Verdict[S comparable] struct {
 	Value      any     // becomes msg.Value for Acknowledge, IsReady, ValidateSequence and OnMessage
 }
 
-// LoginConn is the new connection during Login. It is for one goroutine, and dead when Login returned an error or a ctx
-// given to it ended.
+// LoginConn is the new connection during Login. It is for one goroutine, and dead when Login has returned or a ctx given to
+// it ended.
 type LoginConn interface {
 	Read(ctx context.Context) (Message, error)
 	Write(ctx context.Context, msg Message) error

@@ -134,6 +134,7 @@ type world struct {
 	topics *wstest.Topics
 	app    *app
 	m      *wsshard.ShardManager[string]
+	seen   int // dials that were looked at
 }
 
 // bubble runs a script against a manager that is not started yet; at the end it is stopped and nothing may be left. h, when
@@ -156,14 +157,16 @@ func bubble(t *testing.T, cfg wsshard.Config, h func(*app) wsshard.Handler[strin
 			t.Fatal(err)
 		}
 		w.m = m
+		defer func() { // also after t.Fatal in the script
+			if err := m.Stop(context.Background()); err != nil {
+				t.Errorf("Stop: %v", err)
+			}
+			synctest.Wait()
+			if n := w.net.Open(); n != 0 {
+				t.Errorf("%d sockets are open after Stop", n)
+			}
+		}()
 		script(w)
-		if err := m.Stop(context.Background()); err != nil {
-			t.Errorf("Stop: %v", err)
-		}
-		synctest.Wait()
-		if n := w.net.Open(); n != 0 {
-			t.Errorf("%d sockets are open after Stop", n)
-		}
 	})
 }
 
@@ -188,6 +191,7 @@ func (w *world) sync(subs ...string) {
 	if err := w.m.Sync(context.Background(), subs...); err != nil {
 		w.t.Fatalf("Sync: %v", err)
 	}
+	synctest.Wait() // written is not read yet
 }
 
 // wantGot checks what was delivered since the last look.

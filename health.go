@@ -22,13 +22,15 @@ type health struct {
 
 	fed  bool          // topics are applied: data is expected
 	from time.Duration // reader's clock since then
+
+	graced time.Duration // reader's clock of the last grace: nothing before it counts
 }
 
 func newHealth(cfg HealthConfig, now time.Duration) *health {
 	return &health{cfg: cfg, nextPing: now + cfg.PingInterval}
 }
 
-// expectData says whether a topic is applied.
+// expectData says whether data is due: a topic is applied, and the connection is the one that delivers.
 func (h *health) expectData(on bool, clock time.Duration) {
 	if on && !h.fed {
 		h.from = clock
@@ -39,25 +41,31 @@ func (h *health) expectData(on bool, clock time.Duration) {
 // pingDue says whether a ping is to be sent now.
 func (h *health) pingDue(now time.Duration) bool { return h.cfg.PingInterval > 0 && now >= h.nextPing }
 
+// pingAt is when the next ping will be due, if that is not now.
+func (h *health) pingAt(now time.Duration) (at time.Duration, ok bool) {
+	return h.nextPing, h.cfg.PingInterval > 0 && h.nextPing > now
+}
+
 // sent notes that a ping leaves now.
 func (h *health) sent(now time.Duration, s wsconn.Signs) {
 	h.nextPing = now + h.cfg.PingInterval
 	h.pinged, h.pingTime, h.reads = true, s.Clock(now), s.Reads
 }
 
-// unsent takes sent back: there was nothing to send.
-func (h *health) unsent() { h.pinged = false }
+// unsent notes that there was nothing to send, until the next ping is due.
+func (h *health) unsent(now time.Duration) { h.nextPing = now + h.cfg.PingInterval }
 
 // grace starts every deadline afresh: we were late ourselves, and what the peer did meanwhile may not have been read.
 func (h *health) grace(now time.Duration, s wsconn.Signs) {
-	h.pingTime, h.from = s.Clock(now), s.Clock(now)
+	h.graced = s.Clock(now)
+	h.pingTime, h.from = h.graced, h.graced
 }
 
 // judge returns why the connection is sick, nil when it is not, and how many pongs were missed just now (0 or 1).
 // dataTimeout is the shard's, not positive when off.
 func (h *health) judge(now time.Duration, s wsconn.Signs, dataTimeout time.Duration) (cause error, missed int) {
 	clock := s.Clock(now)
-	if h.pinged && s.Reads > h.reads { // anything received after the ping is a sign of life
+	if s.Reads > h.reads { // anything received after the ping is a sign of life, also when its time is over
 		h.pinged, h.misses = false, 0
 	}
 	if !s.Waiting {
@@ -69,7 +77,7 @@ func (h *health) judge(now time.Duration, s wsconn.Signs, dataTimeout time.Durat
 			return ErrPongTimeout, missed
 		}
 	}
-	if h.cfg.MessageTimeout > 0 && s.Begun && clock-s.Began >= h.cfg.MessageTimeout {
+	if h.cfg.MessageTimeout > 0 && s.Begun && clock-h.began(s) >= h.cfg.MessageTimeout {
 		return ErrMessageTimeout, missed
 	}
 	if h.fed && dataTimeout > 0 && clock-h.lastData(s) >= dataTimeout {
@@ -78,7 +86,8 @@ func (h *health) judge(now time.Duration, s wsconn.Signs, dataTimeout time.Durat
 	return nil, missed
 }
 
-// due is the earliest instant at which judge or pingDue could answer otherwise, if nothing is received until then.
+// due is the earliest instant at which judge or pingDue could answer otherwise, if nothing is received until then. A ping
+// that is due already waits for the pace: that is not for us to watch.
 func (h *health) due(now time.Duration, s wsconn.Signs, dataTimeout time.Duration) (at time.Duration, ok bool) {
 	clock := s.Clock(now)
 	earliest := func(on bool, d time.Duration) {
@@ -86,22 +95,26 @@ func (h *health) due(now time.Duration, s wsconn.Signs, dataTimeout time.Duratio
 			at, ok = d, true
 		}
 	}
-	earliest(h.cfg.PingInterval > 0, h.nextPing)
 	earliest(h.judgesPongs() && h.pinged, now+h.pingTime+h.cfg.PongTimeout-clock)
-	earliest(h.cfg.MessageTimeout > 0 && s.Begun, now+s.Began+h.cfg.MessageTimeout-clock)
+	earliest(h.cfg.MessageTimeout > 0 && s.Begun, now+h.began(s)+h.cfg.MessageTimeout-clock)
+	earliest(h.cfg.MessageTimeout > 0 && !s.Begun, now+h.cfg.MessageTimeout) // nobody wakes us when one begins
 	earliest(h.fed && dataTimeout > 0, now+h.lastData(s)+dataTimeout-clock)
-	if ok && at <= now && !s.Waiting {
-		at = now + recheck // the clock stands: look again in a while
+	if ok && !s.Waiting {
+		at = max(at, now+recheck) // the clock stands: it comes no nearer
 	}
+	ping, waits := h.pingAt(now)
+	earliest(waits, ping)
 	return at, ok
 }
 
-// recheck is how often an overdue deadline is looked at while the handler is busy.
+// recheck is how often a deadline that is near is looked at while the handler is busy.
 const recheck = 100 * time.Millisecond
 
 func (h *health) judgesPongs() bool {
 	return h.cfg.PingInterval > 0 && h.cfg.PongTimeout > 0 && h.cfg.FailureThreshold > 0
 }
+
+func (h *health) began(s wsconn.Signs) time.Duration { return max(s.Began, h.graced) }
 
 func (h *health) lastData(s wsconn.Signs) time.Duration {
 	if s.Fed {

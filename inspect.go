@@ -73,6 +73,12 @@ func (m *ShardManager[S]) Reconnect(shardID int) error {
 		return err
 	}
 	s.askReconnect()
+	s.stats.set(func(st *shardStats) {
+		if st.state == ShardParked { // from here on it is not: Subscribe and Sync may follow at once
+			st.state = ShardConnecting
+		}
+	})
+	m.suspend(s, false)
 	return nil
 }
 
@@ -106,6 +112,9 @@ func (m *ShardManager[S]) Send(ctx context.Context, shardID int, msg Message) er
 	}
 	select {
 	case err := <-out.done:
+		if err == ErrNotConnected && s.run.ctx.Err() != nil {
+			return ErrStopped
+		}
 		return err
 	case <-ctx.Done():
 		return context.Cause(ctx)
@@ -226,7 +235,7 @@ func (m *ShardManager[S]) Metrics() Metrics {
 	all.TotalSubscriptions = m.life.table.Len()
 	all.Shards = make([]ShardMetrics, len(m.life.shards))
 	for i, s := range m.life.shards {
-		sm := s.stats.snapshot(now)
+		sm := s.stats.snapshot(now, m.cfg.Backoff.StableAfter)
 		sm.ShardID, sm.SubscriptionCount = s.id, m.life.table.Count(i)
 		if c := s.live.Load(); c != nil {
 			sm.RTT = time.Duration(c.rtt.Load())

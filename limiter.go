@@ -2,6 +2,7 @@ package wsshard
 
 import (
 	"context"
+	"slices"
 	"sync"
 	"time"
 )
@@ -17,7 +18,8 @@ type ConnectLimiter interface {
 }
 
 // NewConnectLimiter allows n dials per (host, egress) in any window: a sliding log, so there is no burst at a window's
-// edge. n or window not positive: no limit but Block.
+// edge; first come, first served. n or window not positive: no limit but Block. Dials take different times to arrive: for a
+// server that allows n in a window of its own, make window longer than that by Config.Connection.ConnectTimeout.
 func NewConnectLimiter(n int, window time.Duration) ConnectLimiter {
 	return &slidingLimiter{n: n, window: window, logs: make(map[doorKey]*dialLog)}
 }
@@ -33,14 +35,20 @@ type slidingLimiter struct {
 type dialLog struct {
 	at      []time.Time // the last n dials, oldest first
 	blocked time.Time
+	line    []chan struct{} // those who wait, each with a channel of cap 1: a token when it is the first
 }
 
 func (l *slidingLimiter) Wait(ctx context.Context, host, egress string) error {
-	for {
-		if ctx.Err() != nil {
-			return context.Cause(ctx)
-		}
-		d := l.take(doorKey{host, egress}, time.Now())
+	k := doorKey{host, egress}
+	first := l.join(k)
+	defer l.leave(k, first)
+	select {
+	case <-first:
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+	for ctx.Err() == nil {
+		d := l.take(k, time.Now())
 		if d <= 0 {
 			return nil
 		}
@@ -48,13 +56,36 @@ func (l *slidingLimiter) Wait(ctx context.Context, host, egress string) error {
 			return err
 		}
 	}
+	return context.Cause(ctx)
+}
+
+func (l *slidingLimiter) join(k doorKey) chan struct{} {
+	first := make(chan struct{}, 1)
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	log := l.logLocked(k, time.Now())
+	if log.line = append(log.line, first); len(log.line) == 1 {
+		poke(first)
+	}
+	return first
+}
+
+func (l *slidingLimiter) leave(k doorKey, me chan struct{}) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	log := l.logs[k]
+	i := slices.Index(log.line, me)
+	log.line = slices.Delete(log.line, i, i+1)
+	if i == 0 && len(log.line) > 0 {
+		poke(log.line[0])
+	}
 }
 
 // take spends one dial, or says how long to wait before asking again.
 func (l *slidingLimiter) take(k doorKey, now time.Time) time.Duration {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	log := l.logLocked(k, now)
+	log := l.logs[k]
 	if d := log.blocked.Sub(now); d > 0 {
 		return d
 	}
@@ -76,7 +107,8 @@ func (l *slidingLimiter) logLocked(k doorKey, now time.Time) *dialLog {
 	log := l.logs[k]
 	if log == nil {
 		for k, old := range l.logs {
-			if !old.blocked.After(now) && (len(old.at) == 0 || now.Sub(old.at[len(old.at)-1]) >= l.window) {
+			spent := len(old.at) > 0 && now.Sub(old.at[len(old.at)-1]) < l.window
+			if len(old.line) == 0 && !spent && !old.blocked.After(now) {
 				delete(l.logs, k)
 			}
 		}

@@ -39,6 +39,7 @@ type ShardManager[S comparable] struct {
 	phase phase
 	life  *life[S] // what Stop forgets
 	run   *run[S]  // the last; nil before the first Start
+	notes []func() // for the log, when mu is free: a slog.Handler is the application's code
 }
 
 // life is what a manager knows of its subscriptions, from New or a Stop to the next Stop. It is under manager.mu.
@@ -123,11 +124,17 @@ func (m *ShardManager[S]) newTable() *placement.Table[S] {
 // itself. Start after Stop begins afresh: nothing connects before the callbacks of the last run have returned. ErrStarted
 // when it is running, ErrStopped when Stop came in between.
 func (m *ShardManager[S]) Start(ctx context.Context) error {
+	_, err := m.start(ctx)
+	return err
+}
+
+// start returns the run that it began.
+func (m *ShardManager[S]) start(ctx context.Context) (*run[S], error) {
 	if ctx.Err() != nil {
-		return context.Cause(ctx)
+		return nil, context.Cause(ctx)
 	}
 	m.mu.Lock()
-	from := m.phase
+	from, life := m.phase, m.life
 	switch from {
 	case fresh:
 		m.phase = starting
@@ -135,29 +142,28 @@ func (m *ShardManager[S]) Start(ctx context.Context) error {
 		m.phase = restarting
 	default:
 		m.mu.Unlock()
-		return ErrStarted
+		return nil, ErrStarted
 	}
 	m.mu.Unlock()
 
-	subs, err := m.initial(from)
+	subs, err := m.initial(from, life)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	m.mu.Lock()
-	defer m.mu.Unlock()
-	if m.phase != starting && m.phase != restarting {
-		return ErrStopped
+	defer m.unlock()
+	if m.life != life { // Stop came in between, and maybe the next Start: the phase would not tell
+		return nil, ErrStopped
 	}
 	if err := m.placeInitialLocked(subs); err != nil {
 		m.phase = from
-		return err
+		return nil, err
 	}
-	m.beginLocked(ctx)
-	return nil
+	return m.beginLocked(ctx), nil
 }
 
-// initial asks the handler what to begin with. However that ends, the phase is right afterwards.
-func (m *ShardManager[S]) initial(from phase) (subs []S, err error) {
+// initial asks the handler what to begin life with. However that ends, the phase is right afterwards.
+func (m *ShardManager[S]) initial(from phase, life *life[S]) (subs []S, err error) {
 	if m.caps.initial == nil {
 		return nil, nil
 	}
@@ -166,7 +172,7 @@ func (m *ShardManager[S]) initial(from phase) (subs []S, err error) {
 		if !returned || err != nil {
 			m.mu.Lock()
 			defer m.mu.Unlock()
-			if m.phase == starting || m.phase == restarting {
+			if m.life == life {
 				m.phase = from
 			}
 		}
@@ -177,7 +183,7 @@ func (m *ShardManager[S]) initial(from phase) (subs []S, err error) {
 }
 
 // beginLocked starts a run with the shards that are there, at least one.
-func (m *ShardManager[S]) beginLocked(ctx context.Context) {
+func (m *ShardManager[S]) beginLocked(ctx context.Context) *run[S] {
 	r := &run[S]{before: m.run, conns: make(map[*wsconn.Conn]struct{}), done: make(chan struct{})}
 	if r.before != nil && isClosed(r.before.done) {
 		r.before = nil
@@ -185,7 +191,11 @@ func (m *ShardManager[S]) beginLocked(ctx context.Context) {
 	r.ctx, r.cancel = context.WithCancelCause(m.withCallback(context.WithoutCancel(ctx)))
 	r.late, r.giveUp = context.WithCancel(context.WithoutCancel(r.ctx))
 	uniform := newUniform(m.seed, -1)
-	r.gate = newGate(m.cfg.Connection, uniform)
+	dials := m.cfg.Connection
+	if dials.Limiter != nil {
+		dials.Limiter = guardedLimiter[S]{m, dials.Limiter}
+	}
+	r.gate = newGate(dials, uniform)
 	r.gate.opened = func(k doorKey, delay time.Duration, cause error) { m.breakerOpened(r, k, delay, cause) }
 	r.gate.closed = func(k doorKey) { m.breakerClosed(r, k) }
 	r.turns = newGate(ConnectionConfig{}, uniform)
@@ -200,7 +210,8 @@ func (m *ShardManager[S]) beginLocked(ctx context.Context) {
 	for _, s := range m.life.shards {
 		m.launchLocked(s)
 	}
-	m.log.Info("started", "shards", len(m.life.shards), "subscriptions", m.life.table.Len())
+	shards, subs := len(m.life.shards), m.life.table.Len()
+	m.notes = append(m.notes, func() { m.log.Info("started", "shards", shards, "subscriptions", subs) })
 	end := context.AfterFunc(ctx, func() { m.end(r) })
 	context.AfterFunc(r.ctx, func() {
 		end()
@@ -208,6 +219,17 @@ func (m *ShardManager[S]) beginLocked(ctx context.Context) {
 	})
 	if r.events != nil {
 		m.observe(r)
+	}
+	return r
+}
+
+// unlock is mu.Unlock for those who may leave notes.
+func (m *ShardManager[S]) unlock() {
+	notes := m.notes
+	m.notes = nil
+	m.mu.Unlock()
+	for _, note := range notes {
+		note()
 	}
 }
 
@@ -343,15 +365,13 @@ func (m *ShardManager[S]) untrack(r *run[S], c *wsconn.Conn) {
 // Run is Start, wait for ctx, Stop within 10 s: it fits an errgroup. nil if ctx ended, else why: an error of Start or of
 // Stop, ErrStopped when somebody else stopped the manager.
 func (m *ShardManager[S]) Run(ctx context.Context) error {
-	if err := m.Start(ctx); err != nil {
+	r, err := m.start(ctx)
+	if err != nil {
 		if ctx.Err() != nil {
 			return nil
 		}
 		return err
 	}
-	m.mu.Lock()
-	r := m.run
-	m.mu.Unlock()
 	<-r.ctx.Done()
 	limit, cancel := context.WithTimeout(context.WithoutCancel(ctx), runLimit)
 	defer cancel()
@@ -385,7 +405,6 @@ func (m *ShardManager[S]) emit(r *run[S], ev Event[S]) {
 	if r == nil || r.events == nil {
 		return
 	}
-	ev.Time = time.Now()
 	if r.events.push(ev) {
 		m.count.eventsDropped.Add(1)
 	}

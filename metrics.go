@@ -103,7 +103,7 @@ func (s *shardStats) set(f func(s *shardStats)) {
 }
 
 // snapshot fills in what the stats know.
-func (s *shardStats) snapshot(now time.Time) ShardMetrics {
+func (s *shardStats) snapshot(now time.Time, stableAfter time.Duration) ShardMetrics {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	m := ShardMetrics{
@@ -121,7 +121,11 @@ func (s *shardStats) snapshot(now time.Time) ShardMetrics {
 		Egress:           s.egress,
 	}
 	if m.IsConnected {
-		m.TotalUptime += now.Sub(s.opened)
+		up := now.Sub(s.opened)
+		m.TotalUptime += up
+		if up >= stableAfter {
+			m.ReconnectAttempt = 0
+		}
 	}
 	if at := s.lastMessage.Load(); at != 0 {
 		m.LastMessageAt = time.Unix(0, at)

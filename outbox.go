@@ -79,6 +79,13 @@ func (o *outbox) any() bool {
 	return len(o.first)+len(o.replies)+len(o.sends) > 0
 }
 
+// greets reports whether something is left that goes before all else.
+func (o *outbox) greets() bool {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return len(o.first) > 0
+}
+
 // next takes the next message: what OnConnect said, then replies, then what was sent. done hears how it went.
 func (o *outbox) next() (msg Message, done func(error), ok bool) {
 	o.mu.Lock()

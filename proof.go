@@ -1,6 +1,7 @@
 package wsshard
 
 import (
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -23,8 +24,9 @@ type proof[S comparable] struct {
 	requests map[uint64][]S // of claims, by request id
 	queue    []claimed[S]   // claims in the order of their deadlines; some are void by now
 	failed   map[S]failure
-	refused  []S  // rejected since the write loop last looked
-	bySettle bool // some topic is proven by nothing but time
+	refused  []S       // rejected since the write loop last looked
+	bySettle bool      // some topic is proven by nothing but time
+	last     time.Time // when a topic was proven last, or failed
 }
 
 // claim is one written and unanswered topic.
@@ -32,6 +34,7 @@ type claim struct {
 	request uint64
 	num     uint64
 	tries   int
+	at      time.Time // when it was written
 }
 
 type claimed[S comparable] struct {
@@ -42,8 +45,9 @@ type claimed[S comparable] struct {
 
 // failure is one topic that is given up on this connection.
 type failure struct {
-	num uint64
-	err error
+	num     uint64
+	err     error
+	request uint64 // that was not answered in time, and may be yet; 0: it was rejected, or never written
 }
 
 func newProof[S comparable](acks bool, cfg *Config) *proof[S] {
@@ -70,7 +74,10 @@ func (p *proof[S]) wrote(request uint64, b reconcile.Batch[S], now time.Time) {
 	}
 	for i, s := range b.Subs {
 		delete(p.failed, s)
-		c := claim{request: request, num: b.Nums[i], tries: 1}
+		if len(p.refused) > 0 { // an answer to the last request came as this one was encoded
+			p.refused = slices.DeleteFunc(p.refused, func(r S) bool { return r == s })
+		}
+		c := claim{request: request, num: b.Nums[i], tries: 1, at: now}
 		if old, ok := p.claims[s]; ok && old.num == c.num {
 			c.tries += old.tries
 		}
@@ -106,80 +113,94 @@ func (p *proof[S]) fail(b reconcile.Batch[S], err error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for i, s := range b.Subs {
-		p.failLocked(s, b.Nums[i], err)
+		p.failLocked(s, failure{num: b.Nums[i], err: err})
 	}
 	p.tidyLocked()
 }
 
-func (p *proof[S]) failLocked(s S, num uint64, err error) {
+func (p *proof[S]) failLocked(s S, f failure) {
 	if p.failed == nil {
 		p.failed = make(map[S]failure)
 	}
-	delete(p.claims, s)
-	p.failed[s] = failure{num, err}
+	p.settleLocked(s)
+	p.failed[s] = f
 }
 
-// answer takes an acknowledgement and returns the topics that it newly rejects. number is that of a topic's last request.
-func (p *proof[S]) answer(a Ack[S], number func(S) (uint64, bool)) (rejected []S) {
+// settleLocked ends a claim.
+func (p *proof[S]) settleLocked(s S) {
+	if _, ok := p.claims[s]; ok {
+		delete(p.claims, s)
+		p.last = time.Now()
+	}
+}
+
+// answer takes an acknowledgement. It returns the topics that it newly rejects, and those whose last request it confirms;
+// number is that of a topic's last request.
+func (p *proof[S]) answer(a Ack[S], number func(S) (uint64, bool)) (confirmed, rejected []S) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	answers := func(request uint64) bool { return a.Request == 0 || a.Request == request }
 	confirm := func(s S) {
-		c, ok := p.claims[s]
-		switch {
-		case ok && (a.Request == 0 || c.request == a.Request):
-			delete(p.claims, s)
+		num := uint64(0)
+		if c, ok := p.claims[s]; ok && answers(c.request) {
+			p.settleLocked(s)
+			num = c.num
+		} else if f := p.failed[s]; !ok && f.request != 0 && answers(f.request) { // late, after it was given up
 			delete(p.failed, s)
-		case !ok && a.Request == 0: // late, after it was given up
-			delete(p.failed, s)
+			num = f.num
+		}
+		if last, ok := number(s); ok && last == num {
+			confirmed = append(confirmed, s)
 		}
 	}
 	reject := func(s S) {
-		c, ok := p.claims[s]
-		num := c.num
-		if !ok {
-			if a.Request != 0 {
-				return
-			}
-			if num, ok = number(s); !ok {
-				return
-			}
-			if _, again := p.failed[s]; again {
-				return
-			}
-		} else if a.Request != 0 && c.request != a.Request {
+		c, claimed := p.claims[s]
+		f, failed := p.failed[s]
+		last, wanted := number(s)
+		said := failure{num: c.num, err: a.Err}
+		if said.err == nil {
+			said.err = ErrRejected
+		}
+		switch {
+		case claimed && answers(c.request):
+			rejected = append(rejected, s)
+		case f.request != 0 && answers(f.request): // late: it was told of already, but now it is known why
+			said.num = f.num
+		case a.Request == 0 && wanted && !claimed && !failed: // what was confirmed once is taken back
+			said.num = last
+			rejected = append(rejected, s)
+		default:
 			return
 		}
-		err := a.Err
-		if err == nil {
-			err = ErrRejected
-		}
-		p.failLocked(s, num, err)
+		p.failLocked(s, said)
 		p.refused = append(p.refused, s)
-		rejected = append(rejected, s)
 	}
 	whole := p.requests[a.Request]
-	if len(a.Confirmed) > 0 || a.Err != nil && len(a.Rejected) == 0 {
-		whole = nil
+	if whole == nil && a.Request != 0 {
+		for s, f := range p.failed {
+			if f.request == a.Request {
+				whole = append(whole, s)
+			}
+		}
 	}
 	for _, s := range a.Rejected {
 		reject(s)
 	}
-	if a.Err != nil && a.Request != 0 && len(a.Confirmed)+len(a.Rejected) == 0 {
-		for _, s := range p.requests[a.Request] {
-			reject(s)
-		}
-	}
 	for _, s := range a.Confirmed {
 		confirm(s)
 	}
-	for _, s := range whole {
-		confirm(s)
-	}
-	if len(a.Confirmed) == 0 {
+	if len(a.Confirmed) == 0 { // the rest of the request is meant too
+		rest := confirm
+		if a.Err != nil && len(a.Rejected) == 0 {
+			rest = reject
+		}
+		for _, s := range whole {
+			rest(s)
+		}
 		delete(p.requests, a.Request)
 	}
 	p.tidyLocked()
-	return rejected
+	return confirmed, rejected
 }
 
 // data settles the topics that a message names, and says whether that left nothing unproven.
@@ -190,7 +211,7 @@ func (p *proof[S]) data(subs []S) (proven bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for _, s := range subs {
-		delete(p.claims, s)
+		p.settleLocked(s)
 	}
 	p.tidyLocked()
 	return len(p.claims) == 0
@@ -200,6 +221,12 @@ func (p *proof[S]) data(subs []S) (proven bool) {
 func (p *proof[S]) expire(now time.Time) (redo, failed []S) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	redo, failed = p.expireLocked(now)
+	p.tidyLocked()
+	return redo, failed
+}
+
+func (p *proof[S]) expireLocked(now time.Time) (redo, failed []S) {
 	for len(p.queue) > 0 && !p.off {
 		q := p.queue[0]
 		c, ok := p.claims[q.sub]
@@ -209,18 +236,17 @@ func (p *proof[S]) expire(now time.Time) (redo, failed []S) {
 			}
 			switch {
 			case !p.acks:
-				delete(p.claims, q.sub)
+				p.settleLocked(q.sub)
 				p.bySettle = true
 			case c.tries < 2:
 				redo = append(redo, q.sub)
 			default:
-				p.failLocked(q.sub, c.num, ErrAckTimeout)
+				p.failLocked(q.sub, failure{c.num, ErrAckTimeout, c.request})
 				failed = append(failed, q.sub)
 			}
 		}
 		p.queue = p.queue[1:]
 	}
-	p.tidyLocked()
 	return redo, failed
 }
 
@@ -263,16 +289,37 @@ func (p *proof[S]) unproven() int {
 	return len(p.claims)
 }
 
-// unprovenUpto reports whether a request of up to this number is neither proven nor failed.
-func (p *proof[S]) unprovenUpto(num uint64) bool {
+// waiting reports whether a claim that counts is unproven at now, and when the last topic was proven. What time alone ends by
+// now is ended, be the write loop ever so slow to say so.
+func (p *proof[S]) waiting(now time.Time, counts func(s S, num uint64) bool) (last time.Time, yes bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if !p.acks {
+		p.expireLocked(now)
+		p.tidyLocked()
+	}
+	for s, c := range p.claims {
+		if failed := p.overdueLocked(c, now) && c.tries > 1; !failed && counts(s, c.num) {
+			return p.last, true
+		}
+	}
+	return p.last, false
+}
+
+// repeats reports whether a request is to be written once more at now, for want of an answer.
+func (p *proof[S]) repeats(now time.Time) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for _, c := range p.claims {
-		if c.num <= num {
+		if c.tries == 1 && p.overdueLocked(c, now) {
 			return true
 		}
 	}
 	return false
+}
+
+func (p *proof[S]) overdueLocked(c claim, now time.Time) bool {
+	return p.acks && !p.off && now.Sub(c.at) >= p.timeout
 }
 
 // state says whether s is unanswered, and why it failed.

@@ -21,8 +21,11 @@ import (
 
 // This file answers: how is the server reached through a proxy?
 
-// errProxyAuth is behind a ProxyError whose credentials were refused.
-var errProxyAuth = errors.New("the proxy refused the credentials")
+// What is behind some ProxyErrors.
+var (
+	errProxyAuth   = errors.New("the proxy refused the credentials")
+	errUnreachable = errors.New("the proxy could not reach the server")
+)
 
 // tunnel opens a connection to addr through the proxy, which also resolves the name.
 func (d *dialer) tunnel(ctx context.Context, addr string, shard int) (net.Conn, error) {
@@ -37,14 +40,20 @@ func (d *dialer) tunnel(ctx context.Context, addr string, shard int) (net.Conn, 
 	if at, ok := ctx.Deadline(); ok {
 		conn.SetDeadline(at)
 	}
+	opened := false
+	defer func() {
+		if !opened { // a callback of TLSConfig may have left by panic
+			wsconn.Kill(conn)
+		}
+	}()
 	through, step, status, err := d.negotiate(ctx, conn, addr)
 	if !stop() && err == nil {
 		err = context.Cause(ctx)
 	}
 	if err != nil {
-		wsconn.Kill(conn)
 		return nil, fail(step, status, err)
 	}
+	opened = true
 	conn.SetDeadline(time.Time{})
 	return through, nil
 }
@@ -56,7 +65,7 @@ func (d *dialer) negotiate(ctx context.Context, conn net.Conn, addr string) (thr
 		cfg.ServerName = d.proxy.Hostname()
 		c := tls.Client(conn, cfg)
 		if err := c.HandshakeContext(ctx); err != nil {
-			return nil, "tls", 0, cut(err)
+			return nil, "tls", 0, &tlsError{err}
 		}
 		return httpConnect(c, addr, d.proxy.User)
 	case "http":
@@ -74,7 +83,7 @@ func socks5(ctx context.Context, conn net.Conn, addr string, user *url.Userinfo)
 		password, _ := user.Password()
 		auth = &proxy.Auth{User: user.Username(), Password: password}
 	}
-	watch := &socksConn{Conn: conn, step: "greeting"}
+	watch := &socksConn{Conn: conn, step: "greeting", passwords: auth != nil}
 	dial, err := proxy.SOCKS5("tcp", "proxy", auth, oneConn{watch})
 	if err != nil {
 		return nil, "greeting", err
@@ -84,12 +93,25 @@ func socks5(ctx context.Context, conn net.Conn, addr string, user *url.Userinfo)
 		if errors.As(err, &oe) && oe.Err != nil { // its outer text repeats the addresses
 			err = oe.Err
 		}
-		if strings.Contains(err.Error(), "authentication") {
-			return nil, "auth", fmt.Errorf("%w: %s", errProxyAuth, printable(err.Error()))
-		}
-		return nil, watch.step, cut(err)
+		step, err := socksError(watch.step, err)
+		return nil, step, err
 	}
 	return conn, "", nil
+}
+
+// socksError sorts what the library says in words only.
+func socksError(step string, err error) (string, error) {
+	text := err.Error()
+	reply, refused := strings.CutPrefix(text, "unknown error ")
+	switch {
+	case strings.Contains(text, "authentication"):
+		return "auth", fmt.Errorf("%w: %s", errProxyAuth, text)
+	case refused && (strings.Contains(reply, "not allowed") || strings.Contains(reply, "not supported")):
+		return step, errors.New(reply)
+	case refused:
+		return step, fmt.Errorf("%w: %s", errUnreachable, reply)
+	}
+	return step, err
 }
 
 // oneConn is a dialer whose connection is open already.
@@ -99,11 +121,27 @@ func (o oneConn) Dial(string, string) (net.Conn, error) { return o.conn, nil }
 
 func (o oneConn) DialContext(context.Context, string, string) (net.Conn, error) { return o.conn, nil }
 
+// errMethod is a proxy that chose what it was not offered. The library would go on as if nothing had been agreed.
+var errMethod = errors.New("the proxy chose a way to log in that was not offered")
+
 // socksConn notes the step that the negotiation is at: what is written begins with the version of RFC 1929 or 1928.
 type socksConn struct {
 	net.Conn
-	step   string
-	writes int
+	step      string
+	writes    int
+	passwords bool   // offered
+	greeting  []byte // the answer to the greeting: version, method
+}
+
+func (c *socksConn) Read(p []byte) (int, error) {
+	n, err := c.Conn.Read(p)
+	if len(c.greeting) < 2 {
+		c.greeting = append(c.greeting, p[:n]...)
+		if g := c.greeting; len(g) >= 2 && g[0] == 5 && g[1] != 0 && g[1] != 0xff && !(g[1] == 2 && c.passwords) {
+			return 0, errMethod
+		}
+	}
+	return n, err
 }
 
 func (c *socksConn) Write(p []byte) (int, error) {
@@ -128,7 +166,7 @@ func httpConnect(conn net.Conn, addr string, user *url.Userinfo) (through net.Co
 	if _, err := io.WriteString(conn, req+"\r\n"); err != nil {
 		return nil, "connect", 0, err
 	}
-	head := &io.LimitedReader{R: conn, N: maxHead}
+	head := &headReader{LimitedReader: io.LimitedReader{R: conn, N: maxHead}}
 	br := bufio.NewReader(head)
 	for range 5 { // informational answers may come first
 		resp, err := http.ReadResponse(br, &http.Request{Method: http.MethodConnect})
@@ -152,16 +190,31 @@ func httpConnect(conn net.Conn, addr string, user *url.Userinfo) (through net.Co
 	return nil, "connect", 0, errors.New("the proxy sent nothing but informational answers")
 }
 
-// connectError keeps errors of the network, and shortens what quotes the proxy.
-func connectError(head *io.LimitedReader, err error) error {
-	var ne net.Error
+// headReader remembers how the connection ended: the parser may take half an answer for nonsense.
+type headReader struct {
+	io.LimitedReader
+	err error
+}
+
+func (r *headReader) Read(p []byte) (int, error) {
+	n, err := r.LimitedReader.Read(p)
+	if err != nil && r.N > 0 {
+		r.err = err
+	}
+	return n, err
+}
+
+// connectError keeps errors of the network, and drops what quotes the proxy.
+func connectError(head *headReader, err error) error {
 	switch {
 	case head.N <= 0:
 		return errors.New("the proxy's answer is too long")
-	case errors.As(err, &ne), errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
-		return err
+	case head.err == io.EOF:
+		return io.ErrUnexpectedEOF
+	case head.err != nil:
+		return head.err
 	}
-	return errors.New(printable(err.Error()))
+	return errors.New("the proxy's answer is not HTTP: " + unquoted(err))
 }
 
 // readAhead is a connection of which some bytes were read too early.

@@ -2,6 +2,7 @@ package wsshard
 
 import (
 	"context"
+	"slices"
 	"time"
 )
 
@@ -16,9 +17,13 @@ func (c *session[S]) readLoop() error {
 			return readCause(err)
 		}
 		if c.ending.Load() {
+			c.leaveUnread(c.conn.Signs().Idle)
 			continue // until the peer has closed
 		}
 		if direct {
+			if !c.live { // it may be held, and what Inspect makes of it may point into it
+				data = slices.Clone(data)
+			}
 			c.message(text, data)
 			if raceEnabled {
 				c.conn.Poison()
@@ -37,7 +42,10 @@ func (c *session[S]) guarded(text bool, data []byte) {
 			return
 		}
 		if r := recover(); r != nil {
-			c.m.panicked(c.callback, r)
+			err := c.m.panicked(c.callback, r)
+			if c.callback == "" {
+				c.end(err) // not the application's: what else is wrong is unknown
+			}
 			c.callback = ""
 		} // else runtime.Goexit: see read
 	}()
@@ -98,7 +106,8 @@ func (c *session[S]) message(text bool, data []byte) {
 	}
 	if caps.ready != nil {
 		c.callback = "IsReady"
-		if caps.ready.IsReady(msg, c.st) {
+		if caps.ready.IsReady(msg, c.st) && !(c.requests.Load() > 0 && c.isReady()) {
+			c.readyAt.Store(time.Now().UnixNano())
 			c.readySeen.Store(c.requests.Load() + 1)
 			poke(c.wake)
 		}
@@ -107,8 +116,8 @@ func (c *session[S]) message(text bool, data []byte) {
 	if !c.live && c.hold(msg, &v) {
 		return
 	}
-	if c.repeats != nil && c.conn.Stamp() > c.repeats.until {
-		c.repeats = nil
+	if r := c.repeats.Load(); r != nil && r.over(c.readerClock()) {
+		c.repeats.Store(nil)
 	}
 	c.deliver(c.ctx, msg, &v, &c.callback)
 }
@@ -148,8 +157,8 @@ func (c *session[S]) fed(subs []S) {
 
 // acknowledged takes an answer of the server.
 func (c *session[S]) acknowledged(ack Ack[S]) {
-	rejected := c.proof.answer(ack, c.sh.desired.Number)
-	c.sh.resubs.clear(ack.Confirmed)
+	confirmed, rejected := c.proof.answer(ack, c.sh.desired.Number)
+	c.sh.resubs.clear(confirmed)
 	if len(rejected) > 0 {
 		err := ack.Err
 		if err == nil {
@@ -170,14 +179,8 @@ func (c *session[S]) rejected(subs []S, err error) {
 // deliver hands a message to the handler, unless its sequence or its key speaks against it. Only the session whose turn it
 // is to deliver calls it. where names the callback that is running.
 func (c *session[S]) deliver(ctx context.Context, msg Message, v *Verdict[S], where *string) {
-	caps := &c.m.caps
-	if caps.sequence != nil {
-		*where = "ValidateSequence"
-		valid := c.inSequence(caps.sequence.ValidateSequence(msg, c.st), v.Subs)
-		*where = ""
-		if !valid {
-			return
-		}
+	if c.m.caps.sequence != nil && !c.validated(msg, v, where) {
+		return
 	}
 	if v.Key != "" && c.repeated(v.Key) {
 		c.m.count.duplicates.Add(1)
@@ -188,13 +191,21 @@ func (c *session[S]) deliver(ctx context.Context, msg Message, v *Verdict[S], wh
 	*where = ""
 }
 
+// validated asks the SequenceValidator.
+func (c *session[S]) validated(msg Message, v *Verdict[S], where *string) bool {
+	*where = "ValidateSequence"
+	valid := c.inSequence(c.m.caps.sequence.ValidateSequence(msg, c.st), v.Subs)
+	*where = ""
+	return valid
+}
+
 // inSequence does what the validation asks for, and says whether the message is still to be delivered.
 func (c *session[S]) inSequence(v SequenceValidation[S], subs []S) bool {
-	if !v.Gap {
+	if !v.Gap && len(v.Resubscribe) == 0 {
 		c.sh.resubs.clear(subs)
 	}
 	if len(v.Resubscribe) > 0 {
-		if again := c.sh.resubs.claim(v.Resubscribe, time.Now(), c.m.cfg.Subscribe.AckTimeout); len(again) > 0 {
+		if again := c.sh.resubs.claim(v.Resubscribe, c.readerTime(), c.m.cfg.Subscribe.AckTimeout); len(again) > 0 {
 			c.sh.desired.Again(again...)
 		}
 	}
@@ -229,9 +240,12 @@ func (c *session[S]) onPong(payload string) {
 	}
 }
 
-// onPing is called by the read loop for a ping frame. The write loop answers.
+// onPing is called by the read loop for a ping frame. The write loop answers; during Login there is none.
 func (c *session[S]) onPing(payload string) {
 	if c.out.ping(payload) {
 		poke(c.wake)
+	}
+	if c.login != nil {
+		c.login.pong() // a server that waits for it may say nothing before; an error will show in what follows
 	}
 }

@@ -1,6 +1,9 @@
 package wsshard
 
 import (
+	"context"
+	"errors"
+	"slices"
 	"sync"
 	"time"
 )
@@ -18,22 +21,23 @@ type relay[S comparable] struct {
 	room      chan struct{} // cap 1; a token when a full relay has room again
 	over      chan struct{} // closed when delivery is handed over, or will never be
 
-	mu      sync.Mutex // protects following fields; a leaf lock
-	phase   relayPhase
-	held    []heldMessage[S]
-	gone    int // taken from the front of held so far
-	bytes   int
-	full    bool
-	total   int                 // messages that were held
-	dropped int                 // duplicates among them
-	keys    map[string]struct{} // delivered by the old connection
-	order   []string            // the same, oldest first
-	waiting map[string]int      // keys that are held, by their place counted from the first message ever held
-	keyed   int                 // messages with a key that the new connection received
+	mu          sync.Mutex // protects following fields; a leaf lock
+	phase       relayPhase
+	first, last *heldMessage[S] // in the order of arrival
+	count       int
+	bytes       int
+	full        bool                       // a message found no room, before the cutover
+	total       int                        // messages that were held
+	dropped     int                        // duplicates among them
+	twice       int                        // keys that the new connection brought again
+	keys        map[string]struct{}        // delivered by the old connection
+	order       []string                   // the same, oldest first
+	waiting     map[string]*heldMessage[S] // the newest that is held with a key
+	keyed       int                        // messages with a key that the new connection received
 
 	armed bool                // the new connection is ready: what follows is the proof by keys
 	need  map[string]struct{} // keys that the old connection must deliver
-	later bool                // nothing with a key was held then: the first one that comes counts
+	later bool                // nothing with a key had come by then: the first one that comes counts
 }
 
 type relayPhase int
@@ -45,16 +49,19 @@ const (
 )
 
 type heldMessage[S comparable] struct {
-	msg Message
-	v   Verdict[S]
-	dup bool
+	msg        Message
+	v          Verdict[S]
+	at         time.Duration // when it came, on the connection's clock
+	dup        bool          // the old connection has delivered it: held for the SequenceValidator only
+	prev, next *heldMessage[S]
+	same       *heldMessage[S] // held before it with the same key
 }
 
 func newRelay[S comparable](cfg SwitchoverConfig, keep bool, wake chan struct{}) *relay[S] {
 	return &relay[S]{
 		most: cfg.HoldMessages, mostBytes: cfg.HoldBytes, keep: keep, wake: wake,
 		room: make(chan struct{}, 1), over: make(chan struct{}),
-		keys: make(map[string]struct{}), waiting: make(map[string]int),
+		keys: make(map[string]struct{}), waiting: make(map[string]*heldMessage[S]),
 	}
 }
 
@@ -67,51 +74,96 @@ const (
 )
 
 // offer holds a message of the new connection, if there is room and still a reason to.
-func (r *relay[S]) offer(msg Message, v *Verdict[S], clone bool) offer {
+func (r *relay[S]) offer(msg Message, v *Verdict[S], at time.Duration) offer {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.phase == direct {
 		return offerDirect
 	}
-	if r.most > 0 && len(r.held) >= r.most || r.mostBytes > 0 && r.bytes > 0 && r.bytes+len(msg.Data) > r.mostBytes {
-		r.full = true
+	key := v.Key
+	if r.phase == flushing { // the new connection looks for repeats itself by now
+		key = ""
+	}
+	_, dup := r.keys[key]
+	letGo := dup && !r.keep
+	if !letGo && !r.roomLocked(len(msg.Data)) {
+		r.full = r.phase == holding
 		poke(r.wake)
 		return offerFull
 	}
-	h := heldMessage[S]{msg: msg, v: *v}
-	h.v.Subs = nil // valid until the next call only
 	r.total++
-	if v.Key != "" {
-		r.keyed++
-		_, h.dup = r.keys[v.Key]
-		if r.armed && r.later {
-			r.later = false
-			if !h.dup {
-				r.need[v.Key] = struct{}{}
-			}
-			poke(r.wake)
-		}
+	if key != "" {
+		r.keyedLocked(key, dup)
 	}
-	if h.dup {
+	if dup {
 		r.dropped++
-		if !r.keep {
-			return offerHeld // let go
+	}
+	if letGo {
+		return offerHeld
+	}
+	h := &heldMessage[S]{msg: msg, v: *v, at: at, dup: dup}
+	if h.v.Subs = nil; r.keep { // valid until the next call only
+		h.v.Subs = slices.Clone(v.Subs)
+	}
+	if key != "" && !dup {
+		if h.same = r.waiting[key]; h.same != nil {
+			r.twice++
 		}
-	} else if v.Key != "" {
-		r.waiting[v.Key] = r.gone + len(r.held)
+		r.waiting[key] = h
 	}
-	if clone {
-		h.msg = msg.Clone()
-	}
-	r.held = append(r.held, h)
-	r.bytes += len(msg.Data)
+	r.pushLocked(h)
 	return offerHeld
+}
+
+func (r *relay[S]) roomLocked(size int) bool {
+	return (r.most <= 0 || r.count < r.most) && (r.mostBytes <= 0 || r.count == 0 || r.bytes+size <= r.mostBytes)
+}
+
+// keyedLocked notes that the new connection received a key; dup: the old one has delivered it.
+func (r *relay[S]) keyedLocked(key string, dup bool) {
+	r.keyed++
+	if r.armed && r.later {
+		r.later = false
+		if !dup {
+			r.need[key] = struct{}{}
+		}
+		poke(r.wake)
+	}
+}
+
+func (r *relay[S]) pushLocked(h *heldMessage[S]) {
+	if h.prev = r.last; h.prev != nil {
+		h.prev.next = h
+	} else {
+		r.first = h
+	}
+	r.last = h
+	r.count++
+	r.bytes += len(h.msg.Data)
+}
+
+func (r *relay[S]) removeLocked(h *heldMessage[S]) {
+	if h.prev != nil {
+		h.prev.next = h.next
+	} else {
+		r.first = h.next
+	}
+	if h.next != nil {
+		h.next.prev = h.prev
+	} else {
+		r.last = h.prev
+	}
+	r.count--
+	r.bytes -= len(h.msg.Data)
 }
 
 // delivered notes a key that the old connection delivers now; again when it did so before.
 func (r *relay[S]) delivered(key string) (again bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	if r.phase != holding { // the switchover failed as the old connection's read loop was on its way here
+		return false
+	}
 	if _, again = r.keys[key]; again {
 		return true
 	}
@@ -121,16 +173,14 @@ func (r *relay[S]) delivered(key string) (again bool) {
 		delete(r.keys, r.order[0])
 		r.order = r.order[1:]
 	}
-	if at, ok := r.waiting[key]; ok {
-		delete(r.waiting, key)
-		h := &r.held[at-r.gone]
+	for h := r.waiting[key]; h != nil; h = h.same {
 		h.dup = true
 		r.dropped++
 		if !r.keep {
-			r.bytes -= len(h.msg.Data)
-			h.msg = Message{}
+			r.removeLocked(h)
 		}
 	}
+	delete(r.waiting, key)
 	if _, ok := r.need[key]; ok {
 		delete(r.need, key)
 		poke(r.wake)
@@ -163,17 +213,18 @@ func (r *relay[S]) isFull() bool {
 	return r.full
 }
 
-// counts is what a SwitchoverReport says of held messages.
-func (r *relay[S]) counts() (held, dropped int) {
+// counts is what a SwitchoverReport says of held messages. twice: keys that the new connection brought again.
+func (r *relay[S]) counts() (held, dropped, twice int) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return r.total, r.dropped
+	return r.total, r.dropped, r.twice
 }
 
 // discard ends a switchover that failed: nothing held is delivered.
 func (r *relay[S]) discard() {
 	r.mu.Lock()
-	r.phase, r.held, r.keys, r.order, r.waiting = direct, nil, nil, nil, nil
+	r.phase, r.first, r.last, r.count, r.bytes = direct, nil, nil, 0, 0
+	r.keys, r.order, r.waiting, r.need = nil, nil, nil, nil
 	r.mu.Unlock()
 	close(r.over)
 }
@@ -188,80 +239,128 @@ func (r *relay[S]) release() (keys map[string]struct{}) {
 	return keys
 }
 
-// take returns the next held message; false when delivery is the read loop's from now on.
-func (r *relay[S]) take() (h heldMessage[S], ok bool) {
+// take returns the next held message; nil when delivery is the read loop's from now on.
+func (r *relay[S]) take() *heldMessage[S] {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	for len(r.held) > 0 {
-		h = r.held[0]
-		r.held[0] = heldMessage[S]{}
-		r.held, r.gone = r.held[1:], r.gone+1
-		r.bytes -= len(h.msg.Data)
-		poke(r.room)
-		if !h.dup || r.keep {
-			return h, true
-		}
+	h := r.first
+	if h == nil {
+		r.phase = direct
+		return nil
 	}
-	r.phase, r.held = direct, nil
-	return h, false
+	r.removeLocked(h)
+	h.next, h.same = nil, nil
+	poke(r.room)
+	return h
 }
 
 // hold keeps a message of the new connection until its turn; false when it may be delivered now.
 func (c *session[S]) hold(msg Message, v *Verdict[S]) bool {
 	for {
-		switch c.relay.offer(msg, v, c.m.cfg.Connection.LowLatencyMode) {
+		switch c.relay.offer(msg, v, c.conn.Stamp()) {
 		case offerHeld:
 			return true
 		case offerDirect:
-			c.live = true
-			return c.ending.Load()
+			if c.live = true; c.ending.Load() {
+				c.leaveUnread(c.conn.Stamp())
+				return true
+			}
+			return false
 		}
 		select { // full: the peer feels back-pressure until the shard's loop has decided
 		case <-c.relay.room:
 		case <-c.ctx.Done():
+			c.leaveUnread(c.conn.Stamp())
 			return true
 		}
 	}
 }
 
-// flush delivers what was held; then the read loop goes on by itself.
+// flush delivers what was held; then the read loop goes on by itself. A callback that takes the goroutine away ends the
+// session: what is held yet is lost then, and known to be.
 func (c *session[S]) flush() {
 	defer close(c.relay.over)
-	ctx := c.ctx
-	if c.m.caps.sequence != nil {
-		c.m.guard("ResetSequenceState", func() { c.m.caps.sequence.ResetSequenceState(c.st) }, c.end)
-	}
-	for {
-		h, ok := c.relay.take()
-		if !ok {
-			return
+	defer func() {
+		for h := c.relay.take(); h != nil; h = c.relay.take() {
+			c.leaveUnread(h.at)
 		}
-		if c.ctx.Err() != nil { // the connection is lost already, but this it did deliver
-			if ctx = c.sh.run.ctx; ctx.Err() != nil {
-				continue
+	}()
+	if seq := c.m.caps.sequence; seq != nil {
+		c.m.guard("ResetSequenceState", func() { seq.ResetSequenceState(c.st) }, c.end)
+	}
+	for h := c.relay.take(); h != nil; h = c.relay.take() {
+		ctx := c.ctx
+		if ctx.Err() != nil { // the connection is lost already, but this it did deliver
+			if ctx = c.sh.run.ctx; ctx.Err() != nil || errors.Is(context.Cause(c.ctx), ErrSequenceGap) {
+				c.leaveUnread(h.at)
+				return
 			}
 		}
 		var where string
-		c.m.guard("OnMessage", func() { c.deliver(ctx, h.msg, &h.v, &where) }, c.end)
+		c.m.guard("OnMessage", func() { c.deliverHeld(ctx, h, &where) }, c.end)
 	}
 }
+
+// deliverHeld delivers a message that was held, unless it is a duplicate: then only the SequenceValidator sees it.
+func (c *session[S]) deliverHeld(ctx context.Context, h *heldMessage[S], where *string) {
+	if !h.dup {
+		c.deliver(ctx, h.msg, &h.v, where)
+	} else if c.validated(h.msg, &h.v, where) {
+		c.repeated(h.v.Key)
+		c.m.count.duplicates.Add(1)
+	}
+}
+
+// quietRepeats is how long a connection that brings nothing may take to bring repeats.
+const quietRepeats = time.Minute
 
 // repeats are the keys that the connection before delivered. Whoever delivers owns it.
 type repeats struct {
 	keys  map[string]struct{}
-	until time.Duration // on the new connection's clock
+	span  time.Duration // without a repeat, after which none is to be expected
+	until time.Duration // on the reader's clock, when such a span ends; 0: none has begun
 }
 
-// repeated reports whether the connection before has delivered this key, and tells the one after that we did.
-func (c *session[S]) repeated(key string) bool {
-	if r := c.repeats; r != nil {
-		if _, ok := r.keys[key]; ok {
+// over reports whether no repeat is to be expected any more. The span begins with a message, not with the cutover: a new
+// connection that lags behind by seconds still has its repeats to bring. It runs on the reader's clock: what a slow handler
+// keeps waiting is no later than it came.
+func (r *repeats) over(clock time.Duration) bool {
+	if r.until == 0 {
+		r.until = clock + r.span
+	}
+	return clock > r.until || len(r.keys) == 0
+}
+
+// expect looks for the keys that the connection before delivered; nothing is left of them soon, even if nothing comes.
+func (c *session[S]) expect(keys map[string]struct{}) {
+	if len(keys) == 0 {
+		return
+	}
+	cfg := &c.m.cfg.Switchover
+	r := &repeats{keys: keys, span: max(0, cfg.Linger) + max(0, cfg.DrainTimeout)}
+	c.repeats.Store(r)
+	c.forget(r, c.readerClock()+quietRepeats)
+}
+
+func (c *session[S]) forget(r *repeats, at time.Duration) {
+	left := at - c.readerClock()
+	if isClosed(c.delivered) || left <= 0 && isClosed(c.relay.over) {
+		c.repeats.CompareAndSwap(r, nil)
+	} else if c.repeats.Load() == r {
+		time.AfterFunc(max(left, time.Second), func() { c.forget(r, at) })
+	}
+}
+
+// repeated reports whether the connection before has delivered this key, and tells the one after that it was delivered.
+func (c *session[S]) repeated(key string) (again bool) {
+	if r := c.repeats.Load(); r != nil {
+		if _, again = r.keys[key]; again {
 			delete(r.keys, key)
-			return true
+			r.until = 0
 		}
 	}
-	if r := c.watch.Load(); r != nil && r.delivered(key) {
+	if r := c.watch.Load(); r != nil && r.delivered(key) && !again {
 		c.m.count.duplicateKeys.Add(1)
 	}
-	return false
+	return again
 }

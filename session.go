@@ -37,8 +37,11 @@ type session[S comparable] struct {
 	ending atomic.Bool   // nothing more is delivered
 	out    outbox
 	proof  *proof[S]
+	login  *loginConn[S]            // set while Login runs
 	relay  *relay[S]                // set for the next connection of a switchover
-	watch  atomic.Pointer[relay[S]] // set on the old one, by the shard's loop; read by the read loop
+	watch  atomic.Pointer[relay[S]] // set on the old one, when the dial begins; read by whoever delivers
+
+	repeats atomic.Pointer[repeats] // keys that the connection before delivered; nil: none to look for
 
 	retired   chan struct{} // closed by the shard's loop: send a close frame, write nothing more
 	readDone  chan struct{} // closed when the read loop has ended
@@ -51,26 +54,29 @@ type session[S comparable] struct {
 	hadData  bool
 	stamped  time.Duration // of the last message whose time was published
 	fedAt    time.Duration // of the last data whose time was published
-	repeats  *repeats      // keys that the connection before delivered; nil: none to look for
 
 	// owned by the write loop
-	applied *reconcile.Applied[S]
-	pace    pace
-	health  *health
-	batch   int // topics in the next request: fewer after one that could not be encoded
-	asked   bool
-	sick    bool // a replacement was asked for
-	pongAt  time.Time
-	pingNum uint64
-	grace   int64 // the manager's lateness that was forgiven last
-	subs    []S   // scratch
-	carried []S   // set when it ends: what was applied
+	applied  *reconcile.Applied[S]
+	pace     pace
+	health   *health
+	batch    int       // topics in the next request: fewer after one that could not be encoded
+	crowded  time.Time // when a replacement was asked for, for want of room
+	asked    bool
+	sick     bool // a replacement was asked for
+	pongAt   time.Time
+	turn     bool // a request is next: the last frame was one that the outbox held
+	pingNum  uint64
+	grace    int64     // the manager's lateness that was forgiven last
+	patience time.Time // until when nothing is judged: we were a bit late
+	subs     []S       // scratch
+	carried  []S       // set when it ends: what was applied
 
 	// written by one loop, read by others
 	upto      atomic.Uint64 // touches that are settled here
 	caughtUp  atomic.Bool   // nothing is left to write
 	requests  atomic.Int64  // written
 	readySeen atomic.Int64  // requests written when IsReady was true last, plus 1
+	readyAt   atomic.Int64  // unix nanoseconds when it was true first after that
 	wroteAt   atomic.Int64  // unix nanoseconds of the last request
 	frozen    atomic.Int32  // see freeze
 	provenAt  atomic.Int64  // unix nanoseconds when all was proven first; 0: not yet
@@ -78,7 +84,10 @@ type session[S comparable] struct {
 	rtt       atomic.Int64
 	pingSent  atomic.Int64 // on the connection's clock
 	pingOpen  atomic.Uint64
-	complete  atomic.Bool // it was read until the peer closed it
+	warned    atomic.Bool  // a notice came before it delivered
+	complete  atomic.Bool  // it was read until the peer closed it
+	silentAt  atomic.Int64 // unix nanoseconds of the last frame when it was found silent; 0: it was not
+	unread    atomic.Int64 // on the connection's clock: what came since may be undelivered; 0: nothing is
 }
 
 func newSession[S comparable](sh *shard[S], st ConnectionState) *session[S] {
@@ -103,13 +112,19 @@ func (c *session[S]) start() {
 	c.grace = c.m.late.Load()
 	c.live = c.relay == nil
 	c.wroteAt.Store(time.Now().UnixNano())
-	context.AfterFunc(c.ctx, func() { c.conn.SetWriteDeadline(time.Now().Add(closeGrace)) }) // a write that is stuck
+	context.AfterFunc(c.ctx, func() { // while a write is stuck nobody else would look
+		c.ending.Store(true)
+		c.conn.SetWriteDeadline(time.Now().Add(closeGrace))
+	})
 	go c.read()
 	go c.write()
 }
 
 // end ends the session for cause, unless it is ending already.
 func (c *session[S]) end(cause error) {
+	if c.isRetired() {
+		cause = ErrReplaced
+	}
 	c.cancel(cause)
 	c.ending.Store(true)
 	poke(c.wake)
@@ -144,11 +159,23 @@ func (c *session[S]) read() {
 			c.end(c.m.panicked(c.callback, nil))
 		}
 	}()
+	if seq := c.m.caps.sequence; seq != nil && c.relay == nil { // here, where Send does not wait in vain: the write loop runs
+		c.m.guard("ResetSequenceState", func() { seq.ResetSequenceState(c.st) }, c.end)
+	}
 	err := c.readLoop()
 	c.callback = ""
 	var ce *CloseError
-	c.complete.Store(errors.Is(err, io.ErrUnexpectedEOF) || errors.As(err, &ce) && !ce.Local)
+	closed := errors.Is(err, io.ErrUnexpectedEOF) || errors.As(err, &ce) && !ce.Local
+	c.complete.Store(closed && c.unread.Load() == 0)
+	if signs := c.conn.Signs(); !signs.Current {
+		c.leaveUnread(signs.Idle)
+	}
 	c.end(err)
+}
+
+// leaveUnread notes that from here on messages may be lost unread.
+func (c *session[S]) leaveUnread(since time.Duration) {
+	c.unread.CompareAndSwap(0, max(1, int64(since)))
 }
 
 // finish waits for the rest of the session and tells the application.
@@ -188,6 +215,7 @@ func (c *session[S]) writeOut() (cause error) {
 	}()
 	err := c.writeLoop()
 	returned = true
+	c.out.fail(ErrNotConnected) // now: a callback that waits in Send keeps the reader from its end
 	switch {
 	case c.ctx.Err() != nil:
 		return context.Cause(c.ctx)
@@ -296,7 +324,13 @@ func (c *session[S]) lastData() time.Time {
 // proven reports whether every subscription written is known to be live.
 func (c *session[S]) proven() bool {
 	if c.m.caps.ready != nil && !c.proof.acks {
-		return c.requests.Load() == 0 || c.readySeen.Load() > c.requests.Load()
+		return c.isReady()
 	}
 	return c.proof.unproven() == 0
+}
+
+// isReady reports whether IsReady was true after the last request.
+func (c *session[S]) isReady() bool {
+	n := c.requests.Load()
+	return n == 0 || c.readySeen.Load() > n
 }

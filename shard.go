@@ -32,7 +32,7 @@ type shard[S comparable] struct {
 	quiet   atomic.Int64               // data timeout after silent replacements; 0: the configured one
 	wake    chan struct{}              // cap 1; the reconnect loop has something to look at
 	waiting atomic.Bool                // some Sync waits
-	lingers atomic.Bool                // places are taken by topics that could not be unsubscribed
+	lingers atomic.Bool                // places may be taken by topics that are not on the live session
 	noticed atomic.Uint64              // generation of the session that a notice brought
 
 	// owned by the reconnect loop
@@ -43,6 +43,7 @@ type shard[S comparable] struct {
 
 	mu        sync.Mutex // protects following fields; a leaf lock
 	reconnect bool       // asked for
+	over      bool       // the loop has ended: nobody answers any more
 	move      *move      // the switchover that is asked for or under way
 	waits     []*syncWait[S]
 	gap       *gap[S] // what is being missed, until all is proven again
@@ -69,11 +70,12 @@ func (s *shard[S]) reconnectLoop(ctx context.Context) {
 		// 1st: one attempt.
 		s.enter(ShardConnecting)
 		s.emit(Event[S]{Kind: EventConnecting, Attempt: s.tries.failed + 1})
-		cur, err := s.attempt(ctx, urgent, nil)
+		cur, err := s.attempt(ctx, &haste{class: urgent}, nil)
 
 		// 2nd: hold what it opened, and what replaces that, until nothing is live.
 		intended := false
 		if err == nil {
+			s.takeReconnect() // one that was asked for meanwhile has its new connection
 			err, intended = s.hold(ctx, cur)
 		} else if ctx.Err() == nil {
 			s.tries.refused()
@@ -100,8 +102,13 @@ func (s *shard[S]) reconnectLoop(ctx context.Context) {
 // hold returns when no session is live: with the cause that the last one ended for, and whether that was intended, so that
 // neither OnError nor backoff are called for.
 func (s *shard[S]) hold(ctx context.Context, cur *session[S]) (cause error, intended bool) {
+	s.aged = 0
+	waited := s.takeMove() // with DisableHotSwitchover somebody waits for cur; who asks from now on means its successor
 	s.promote(cur)
 	s.connected(cur)
+	if waited != nil {
+		waited.end(nil)
+	}
 	age := time.NewTimer(s.lifetime())
 	defer age.Stop()
 	for {
@@ -120,7 +127,10 @@ func (s *shard[S]) hold(ctx context.Context, cur *session[S]) (cause error, inte
 		}
 		if next == nil || next == cur && cur.ctx.Err() != nil {
 			<-cur.delivered
-			s.down(cur)
+			if s.live.Load() == cur { // else the switchover saw it go
+				s.down(cur)
+			}
+			s.m.releaseLingering(s, func(S) bool { return false }) // the next connection begins with none of it
 			if !s.m.cfg.DisableHotSwitchover {
 				s.answerMove(ErrNotConnected)
 			}
@@ -129,11 +139,14 @@ func (s *shard[S]) hold(ctx context.Context, cur *session[S]) (cause error, inte
 		}
 		if mv != nil {
 			if next != cur {
+				s.tries.outlived(time.Since(cur.opened))
 				cur = next
 				s.aged = 0
 				age.Reset(s.lifetime())
-			} else if mv.trigger == triggerLifetime {
-				s.aged++
+			} else if mv.aged {
+				if s.aged++; s.aged >= 3 {
+					cur.end(fmt.Errorf("%w: its switchover for age failed three times", ErrReconnect))
+				}
 				age.Reset(s.m.cfg.Backoff.MaxDelay)
 			}
 		}
@@ -151,23 +164,21 @@ func (s *shard[S]) lifetime() time.Duration {
 
 // grownOld replaces a session because of its age.
 func (s *shard[S]) grownOld(cur *session[S]) {
-	switch {
-	case s.m.cfg.DisableHotSwitchover:
+	if s.m.cfg.DisableHotSwitchover {
 		cur.end(ErrMaxLifetime)
-	case s.aged >= 3:
-		cur.end(fmt.Errorf("%w: its switchover for age failed three times", ErrReconnect))
-	default:
-		s.ask(&move{trigger: triggerLifetime, class: routine})
+		return
 	}
+	s.ask(&move{trigger: triggerLifetime, class: routine})
 }
 
 // promote makes cur the session that delivers.
 func (s *shard[S]) promote(cur *session[S]) {
 	s.live.Store(cur)
+	s.lingers.Store(true) // cur may carry less than the one before
 	s.resubs.reset()
 	s.stats.set(func(st *shardStats) {
 		if !st.opened.IsZero() {
-			st.uptime += time.Since(st.opened)
+			st.uptime += cur.opened.Sub(st.opened) // both were open since
 		}
 		st.state, st.opened, st.gen = ShardConnected, cur.opened, cur.st.Generation
 	})
@@ -178,10 +189,6 @@ func (s *shard[S]) promote(cur *session[S]) {
 func (s *shard[S]) connected(cur *session[S]) {
 	s.log.Info("connected", "gen", cur.st.Generation)
 	s.emit(Event[S]{Kind: EventConnected, Generation: cur.st.Generation})
-	s.answerMove(nil) // with DisableHotSwitchover somebody waits for this
-	if seq := s.m.caps.sequence; seq != nil {
-		s.m.apart("ResetSequenceState", func() { seq.ResetSequenceState(cur.st) })
-	}
 	cur.start()
 }
 
@@ -190,7 +197,11 @@ func (s *shard[S]) down(cur *session[S]) {
 	s.live.Store(nil)
 	cause := cur.cause()
 	up := time.Since(cur.opened)
-	if s.run.ctx.Err() == nil && !isAny(cause, ErrReconnect, ErrMaxLifetime) {
+	switch {
+	case s.run.ctx.Err() != nil:
+	case isAny(cause, ErrReconnect, ErrMaxLifetime):
+		s.tries.outlived(up)
+	default:
 		s.tries.lost(up)
 		s.failed(cause)
 	}
@@ -242,7 +253,7 @@ func (s *shard[S]) park(ctx context.Context, err error) {
 	s.log.Error("parked", "attempts", s.tries.failed, "err", err)
 	s.emit(Event[S]{Kind: EventParked, Attempt: s.tries.failed, Err: err, Subs: s.desired.List()})
 	s.answerMove(ErrShardParked)
-	s.failWaits()
+	s.failWaits(ErrShardParked)
 	s.pause(ctx, -1)
 	if ctx.Err() == nil {
 		s.m.suspend(s, false)
@@ -276,8 +287,11 @@ func (s *shard[S]) pause(ctx context.Context, d time.Duration) {
 // stopped is the end of the reconnect loop.
 func (s *shard[S]) stopped() {
 	s.enter(ShardStopped)
+	s.mu.Lock()
+	s.over = true
+	s.mu.Unlock()
 	s.answerMove(ErrStopped)
-	s.failWaits()
+	s.failWaits(ErrStopped)
 }
 
 func (s *shard[S]) enter(state ShardState) {
@@ -291,6 +305,9 @@ func (s *shard[S]) emit(ev Event[S]) {
 
 // state describes the next attempt.
 func (s *shard[S]) state() ConnectionState {
+	if c := s.live.Load(); c != nil && time.Since(c.opened) >= s.m.cfg.Backoff.StableAfter {
+		s.tries.restart()
+	}
 	return ConnectionState{
 		ShardID:           s.id,
 		Generation:        s.gen + 1,

@@ -37,7 +37,7 @@ func (r SubscribeResult) OK() bool { return r.Status != SubscribeFailed }
 func (m *ShardManager[S]) Subscribe(subs ...S) ([]SubscribeResult, error) {
 	results := make([]SubscribeResult, len(subs))
 	m.mu.Lock()
-	defer m.mu.Unlock()
+	defer m.unlock()
 	if m.phase == stopped || m.phase == restarting {
 		for i := range results {
 			results[i] = SubscribeResult{ShardID: -1, Err: ErrStopped}
@@ -57,44 +57,48 @@ func (m *ShardManager[S]) Subscribe(subs ...S) ([]SubscribeResult, error) {
 
 // placeLocked places subs and wants them on their shards. It reports each item's result to each.
 func (m *ShardManager[S]) placeLocked(subs []S, each func(int, SubscribeResult)) (full, invalid int) {
-	m.makeRoomLocked(subs)
-	adds := make(map[int][]S)
+	table := m.life.table
+	m.makeRoomLocked(m.countNewLocked(subs))
+	had := make(map[int]int) // for each shard that gets some: how many it had
 	for i, sub := range subs {
 		if !m.isKey(sub) {
 			invalid++
 			each(i, SubscribeResult{ShardID: -1, Err: ErrInvalidSubscription})
 			continue
 		}
-		if id, ok := m.life.table.Lookup(sub); ok {
-			each(i, SubscribeResult{ShardID: id, Status: SubscribeExisting})
-			continue
+		before := table.Len()
+		id, ok := table.Place(sub)
+		if !ok { // the place of its own that was counted on went to another
+			m.makeRoomLocked(1)
+			id, ok = table.Place(sub)
 		}
-		id, ok := m.life.table.Place(sub)
-		if !ok {
-			if id, ok = m.life.table.Displace(sub); ok {
-				m.freeLocked(m.life.shards[id])
-			}
+		if !ok { // its session finds no room for it, and has itself replaced: see makeRoom
+			id, ok = table.Displace(sub)
 		}
-		if !ok {
+		switch {
+		case !ok:
 			full++
 			each(i, SubscribeResult{ShardID: -1, Err: ErrCapacity})
-			continue
+		case table.Len() == before:
+			each(i, SubscribeResult{ShardID: id, Status: SubscribeExisting})
+		default:
+			if _, ok := had[id]; !ok {
+				had[id] = table.Count(id) - 1
+			}
+			each(i, SubscribeResult{ShardID: id, Status: SubscribeAdded})
 		}
-		adds[id] = append(adds[id], sub)
-		each(i, SubscribeResult{ShardID: id, Status: SubscribeAdded})
 	}
-	for id, add := range adds {
-		m.life.shards[id].desired.Add(add...)
+	for id, n := range had {
+		m.life.shards[id].desired.Add(table.Since(id, n)...)
 	}
 	return full, invalid
 }
 
-// makeRoomLocked opens the shards that the new ones among subs need, as far as that is allowed.
-func (m *ShardManager[S]) makeRoomLocked(subs []S) {
+// makeRoomLocked opens the shards that fresh items need, as far as that is allowed.
+func (m *ShardManager[S]) makeRoomLocked(fresh int) {
 	if m.phase == running && m.cfg.DisableAutoRebalance {
 		return
 	}
-	fresh := m.countNewLocked(subs)
 	opened := 0
 	for fresh > m.life.table.Room() && (m.cfg.MaxShards <= 0 || len(m.life.shards) < m.cfg.MaxShards) {
 		s := m.openLocked()
@@ -106,33 +110,30 @@ func (m *ShardManager[S]) makeRoomLocked(subs []S) {
 	}
 	m.life.table.Reserve(min(fresh, m.life.table.Room()))
 	if opened > 0 && m.phase == running {
-		m.log.Info("opened shards", "count", opened, "shards", len(m.life.shards))
+		shards := len(m.life.shards)
+		m.notes = append(m.notes, func() { m.log.Info("opened shards", "count", opened, "shards", shards) })
 	}
 }
 
-// countNewLocked counts the items that need a place, each once. One that lingers has its own.
-func (m *ShardManager[S]) countNewLocked(subs []S) int {
-	n := 0
-	var seen map[S]struct{}
-	if len(subs) > 1 {
-		seen = make(map[S]struct{}, len(subs))
-	}
+// countNewLocked counts the items that need a place. One that lingers has its own. One that is named twice counts once
+// where that may matter.
+func (m *ShardManager[S]) countNewLocked(subs []S) (n int) {
+	isNew := func(sub S) bool { return m.isKey(sub) && !m.life.table.Holds(sub) }
 	for _, sub := range subs {
-		if !m.isKey(sub) {
-			continue
+		if isNew(sub) {
+			n++
 		}
-		if _, placed := m.life.table.Lookup(sub); placed {
-			continue
-		}
-		if seen != nil {
-			if _, twice := seen[sub]; twice {
-				continue
-			}
+	}
+	if n <= max(1, m.life.table.Room()) {
+		return n
+	}
+	seen := make(map[S]struct{}, n)
+	for _, sub := range subs {
+		if isNew(sub) {
 			seen[sub] = struct{}{}
 		}
-		n++
 	}
-	return n
+	return len(seen)
 }
 
 // openLocked adds a shard. It is not launched.
@@ -142,8 +143,10 @@ func (m *ShardManager[S]) openLocked() *shard[S] {
 	m.life.shards = append(m.life.shards, s)
 	if _, wraps := m.dialer.source(id); wraps && !m.life.wraps {
 		m.life.wraps = true
-		m.log.Warn("more shards than source addresses allow for: addresses are shared from here on", "shard", id,
-			"addresses", len(m.cfg.Connection.SourceIPs), "shards_per_ip", m.cfg.Connection.ShardsPerIP)
+		m.notes = append(m.notes, func() {
+			m.log.Warn("more shards than source addresses allow for: addresses are shared from here on", "shard", id,
+				"addresses", len(m.cfg.Connection.SourceIPs), "shards_per_ip", m.cfg.Connection.ShardsPerIP)
+		})
 	}
 	return s
 }
@@ -157,23 +160,11 @@ func (m *ShardManager[S]) placeInitialLocked(subs []S) error {
 	}
 	fresh, room := m.countNewLocked(subs), m.life.table.Room()
 	limit := m.cfg.MaxSubscriptionsPerShard
-	if most := m.cfg.MaxShards; most > 0 && limit > 0 && fresh > room+max(0, most-len(m.life.shards))*limit {
+	if most := m.cfg.MaxShards; most > 0 && limit > 0 && fresh > room && (fresh-room-1)/limit >= most-len(m.life.shards) {
 		return fmt.Errorf("%w: %d subscriptions to start with, over %d shards of %d", ErrCapacity, m.life.table.Len()+fresh, most, limit)
 	}
 	m.placeLocked(subs, func(int, SubscribeResult) {})
 	return nil
-}
-
-// freeLocked has a shard's connection replaced: only a new one is free of what could not be unsubscribed.
-func (m *ShardManager[S]) freeLocked(s *shard[S]) {
-	if m.phase != running {
-		return
-	}
-	if m.cfg.DisableHotSwitchover {
-		s.askReconnect()
-		return
-	}
-	s.ask(&move{trigger: triggerCapacity, class: asked})
 }
 
 // Unsubscribe takes subs back. Unknown items are ignored; its only error is ErrStopped. Without an Unsubscriber a topic may
@@ -246,22 +237,19 @@ func (m *ShardManager[S]) stays(s *shard[S], subs []S) {
 	s.lingers.Store(true)
 }
 
-// releaseLingering frees the places of topics that are not on s's connection any more; on says which are.
+// releaseLingering frees the places of topics that are not on s's connection; on says which are.
 func (m *ShardManager[S]) releaseLingering(s *shard[S], on func(S) bool) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if !m.knowsLocked(s) {
 		return
 	}
-	left := false
+	s.lingers.Store(false) // those that are on it stay there until the next one
 	for _, sub := range m.life.table.Lingering(s.id) {
-		if on(sub) {
-			left = true
-		} else {
+		if !on(sub) {
 			m.life.table.Release(s.id, sub)
 		}
 	}
-	s.lingers.Store(left)
 }
 
 // suspend keeps new subscriptions away from a parked shard.

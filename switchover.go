@@ -2,123 +2,10 @@ package wsshard
 
 import (
 	"context"
-	"errors"
 	"time"
 )
 
 // This file answers: how is a live connection replaced without losing a message?
-
-// Triggers of a switchover, as its report names them.
-const (
-	triggerCall     = "call"
-	triggerLifetime = "lifetime"
-	triggerData     = "data-timeout"
-	triggerPong     = "pong-timeout"
-	triggerNotice   = "notice"
-	triggerCapacity = "capacity"
-)
-
-// noticeTwice is how long a notice that is heard again on the new connection starts nothing.
-const noticeTwice = time.Minute
-
-// move is a switchover that is asked for or under way.
-type move struct {
-	trigger string
-	class   urgency
-	silent  error         // why the old connection is taken for dead; nil: it lives. Under shard.mu
-	callers int           // that wait for it. Under shard.mu
-	routine bool          // goes on without callers
-	aborted bool          // nobody wants it any more. Under shard.mu
-	done    chan struct{} // closed when it is over
-	err     error         // set before done is closed
-}
-
-// ask asks for a switchover as mv describes, or joins the one that is asked for already.
-func (s *shard[S]) ask(mv *move) *move {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.move == nil {
-		mv.done = make(chan struct{})
-		s.move = mv
-	}
-	now := s.move
-	now.callers++
-	now.aborted = false
-	now.routine = now.routine || mv.trigger != triggerCall
-	now.class = min(now.class, mv.class)
-	if now.silent == nil {
-		now.silent = mv.silent
-	}
-	poke(s.wake)
-	return now
-}
-
-// leaveMove says that one caller waits no more. The last one aborts a switchover that nothing else asked for.
-func (s *shard[S]) leaveMove(mv *move) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if mv.callers--; mv.callers == 0 && !mv.routine {
-		mv.aborted = true
-	}
-	poke(s.wake)
-}
-
-// pendingMove returns the switchover that is asked for. One that nobody wants any more ends here.
-func (s *shard[S]) pendingMove() *move {
-	s.mu.Lock()
-	mv := s.move
-	aborted := mv != nil && mv.aborted
-	s.mu.Unlock()
-	if aborted {
-		s.answerMove(context.Canceled)
-		return nil
-	}
-	return mv
-}
-
-// look returns what may change while a switchover is under way.
-func (s *shard[S]) look(mv *move) (silent error, aborted bool) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return mv.silent, mv.aborted
-}
-
-// answerMove ends the switchover that is asked for, if any.
-func (s *shard[S]) answerMove(err error) {
-	s.mu.Lock()
-	mv := s.move
-	s.move = nil
-	s.mu.Unlock()
-	if mv != nil {
-		mv.err = err
-		close(mv.done)
-	}
-}
-
-// replaceSilent asks for c, which is silent, to be replaced; false when it must reconnect instead.
-func (s *shard[S]) replaceSilent(c *session[S], cause error) bool {
-	if s.m.cfg.DisableHotSwitchover || s.live.Load() != c {
-		return false
-	}
-	trigger := triggerData
-	if errors.Is(cause, ErrPongTimeout) {
-		trigger = triggerPong
-	}
-	s.ask(&move{trigger: trigger, class: asked, silent: cause})
-	return true
-}
-
-// notice takes a server's word that c is about to be closed.
-func (s *shard[S]) notice(c *session[S]) {
-	switch {
-	case s.live.Load() != c:
-	case s.noticed.Load() == c.st.Generation && time.Since(c.opened) < noticeTwice:
-	case s.m.cfg.DisableHotSwitchover:
-		s.askReconnect()
-	default:
-		s.ask(&move{trigger: triggerNotice, class: routine})
-	}
-}
 
 // change is one switchover on its way.
 type change[S comparable] struct {
@@ -129,10 +16,14 @@ type change[S comparable] struct {
 	relay  *relay[S]
 	report *SwitchoverReport
 
-	began, opened, readyAt time.Time
-	lost                   bool // cur ended by itself
-	turn                   *visitor
-	due                    time.Time // when to look again at the latest; zero: no such time
+	haste *haste
+
+	began, opened time.Time
+	readyAt       time.Time // since when next is ready, or was last
+	lost          bool      // cur ended by itself
+	turn          *visitor
+	skipTurn      func()    // ends the wait for a turn, without one
+	due           time.Time // when to look again at the latest; zero: no such time
 }
 
 // switchover replaces cur and returns the session that delivers from now on: the new one; cur itself, untouched, when it
@@ -148,20 +39,21 @@ func (s *shard[S]) switchover(ctx context.Context, cur *session[S], mv *move) *s
 		relay:  newRelay[S](s.m.cfg.Switchover, s.m.caps.sequence != nil, s.wake),
 		report: &SwitchoverReport{Trigger: mv.trigger, Proof: "none"},
 	}
+	ch.haste = &haste{class: routine, begin: func() { cur.watch.Store(ch.relay) }} // its keys are remembered from there on
 	s.enter(ShardSwitching)
 	s.emit(Event[S]{Kind: EventSwitchoverStarted, Generation: cur.st.Generation, Switchover: ch.reported()})
-	cur.watch.Store(ch.relay) // its keys are remembered from here on
-	err := ch.prepare(ctx)
-	if err == nil {
-		err = ch.cutOver(ctx)
-	}
-	cur.watch.Store(nil)
+	next := ch.run(ctx)
 	if ch.turn != nil {
 		s.run.turns.leave(turnKey, ch.turn, hostUnknown, nil, 0)
 	}
-	if err != nil {
+	return next
+}
+
+func (ch *change[S]) run(ctx context.Context) *session[S] {
+	if err := ch.prepare(ctx); err != nil {
 		return ch.failed(ctx, err)
 	}
+	ch.cutOver(ctx)
 	return ch.succeeded()
 }
 
@@ -195,6 +87,7 @@ func (ch *change[S]) prepare(ctx context.Context) error {
 			ch.next.start()
 		case <-curGone:
 			curGone, ch.lost = nil, true
+			s.down(cur)
 		case <-nextGone:
 			return context.Cause(ch.next.ctx)
 		case <-s.wake:
@@ -202,7 +95,11 @@ func (ch *change[S]) prepare(ctx context.Context) error {
 		}
 
 		// 2nd: is it still wanted?
-		silent, aborted := s.look(ch.mv)
+		class, silent, aborted := s.look(ch.mv)
+		ch.haste.raise(class)
+		if silent {
+			ch.skipTurn()
+		}
 		stop := error(nil)
 		switch {
 		case ctx.Err() != nil:
@@ -227,7 +124,7 @@ func (ch *change[S]) prepare(ctx context.Context) error {
 
 		// 3rd: may it be cut over?
 		if ch.next != nil {
-			if cut, err := ch.decide(silent != nil); cut || err != nil {
+			if cut, err := ch.decide(silent); cut || err != nil {
 				return err
 			}
 		}
@@ -236,22 +133,30 @@ func (ch *change[S]) prepare(ctx context.Context) error {
 
 var turnKey = doorKey{host: "switchover"}
 
-// dial waits for a turn, which a silent connection does not need, and opens the new one.
+// dial waits for a turn, which a connection that is silent or lost does not need, and opens the new one.
 func (ch *change[S]) dial(ctx context.Context) <-chan attemptResult[S] {
 	s := ch.s
-	silent, _ := s.look(ch.mv)
-	if silent != nil {
-		return s.attemptAsync(ctx, ch.mv.class, ch.relay)
+	class, silent, _ := s.look(ch.mv)
+	ch.haste.raise(class)
+	ch.skipTurn = func() {}
+	if silent {
+		return s.attemptAsync(ctx, ch.haste, ch.relay)
 	}
+	waiting, skip := context.WithCancel(ctx)
+	ch.skipTurn = skip
 	done := make(chan attemptResult[S], 1)
 	go func() {
-		v, err := s.run.turns.enter(ctx, turnKey, ch.mv.class)
-		if err != nil {
+		defer skip()
+		stop := context.AfterFunc(ch.cur.ctx, skip)
+		v, err := ch.haste.enter(waiting, s.run.turns, turnKey, nil)
+		stop()
+		if err == nil {
+			ch.turn = v
+		} else if ctx.Err() != nil {
 			done <- attemptResult[S]{err: err}
 			return
 		}
-		ch.turn = v
-		done <- <-s.attemptAsync(ctx, ch.mv.class, ch.relay)
+		done <- <-s.attemptAsync(ctx, ch.haste, ch.relay)
 	}()
 	return done
 }
@@ -261,87 +166,114 @@ func (ch *change[S]) decide(silent bool) (cut bool, err error) {
 	cfg := &ch.s.m.cfg.Switchover
 	now := time.Now()
 	ch.due = time.Time{}
-	if ch.lost {
+	if ch.lost || ch.cur.ending.Load() {
 		return true, nil // there is nothing to wait for, and nothing better than next
 	}
-	ready := ch.ready()
-	if ready && ch.readyAt.IsZero() {
-		ch.readyAt = now
+	since, ready := ch.ready(now)
+	if ready && !since.Equal(ch.readyAt) {
+		ch.readyAt = since
 		ch.relay.arm()
-	} else if !ready {
-		ch.readyAt = time.Time{}
 	}
 	met, used := ch.relay.overlapped()
 	lingered := ready && now.Sub(ch.readyAt) >= cfg.Linger
 	full := ch.relay.isFull()
 	deadline, timed := ch.deadline()
-	late := timed && !now.Before(deadline)
-	switch {
-	case ready && (silent || full || late || lingered && met):
+	late := timed && !now.Before(deadline) && !ch.next.proof.repeats(ch.next.claimTime(now))
+	if ready && (silent || full || late || lingered && met) {
 		// Between this look and the end of cur's writing a Subscribe could reach cur alone. So cur stops writing first,
 		// and readiness is asked again.
-		if !ch.freeze() {
-			return false, nil
+		if !silent {
+			if !ch.freeze() {
+				return false, nil
+			}
+			ready = ch.carriesAll(now)
 		}
-		if !ch.ready() {
-			ch.thaw()
-			return false, nil
+		if ready {
+			ch.report.Proof = ch.proof(met && used)
+			if full && !(lingered && met) {
+				ch.report.Proof = "none"
+			}
+			return true, nil
 		}
-		ch.report.Proof = ch.proof(met && used)
-		if full && !(lingered && met) {
-			ch.report.Proof = "none"
-		}
-		return true, nil
+	}
+	switch {
 	case full:
 		return false, ErrSwitchoverHold
 	case late:
 		return false, ErrSwitchoverTimeout
 	}
 	ch.thaw()
-	if timed {
-		ch.due = deadline
-	}
-	if linger := ch.readyAt.Add(cfg.Linger); ready && !lingered && (ch.due.IsZero() || linger.Before(ch.due)) {
-		ch.due = linger
-	}
+	ch.lookAt(now, deadline)
+	ch.lookAt(now, ch.readyAt.Add(cfg.Linger))
 	return false, nil
+}
+
+// lookAt sees to it that decide is asked again at an instant that is still to come.
+func (ch *change[S]) lookAt(now, at time.Time) {
+	if at.After(now) && (ch.due.IsZero() || at.Before(ch.due)) {
+		ch.due = at
+	}
 }
 
 // deadline is when the switchover must be over, once the last request is written.
 func (ch *change[S]) deadline() (at time.Time, ok bool) {
-	limit := ch.s.m.cfg.Switchover.Timeout
-	if limit <= 0 || ch.next.upto.Load() < ch.cur.upto.Load() {
+	limit, next := ch.s.m.cfg.Switchover.Timeout, ch.next
+	if limit <= 0 || next.upto.Load() < ch.cur.upto.Load() {
 		return at, false
 	}
-	return time.Unix(0, ch.next.wroteAt.Load()).Add(limit), true
+	return time.Unix(0, next.wroteAt.Load()).Add(limit), true
 }
 
-// ready reports whether next carries all that cur carries, and has proven it. What cur has not applied either does not
-// count: it is lost on neither.
-func (ch *change[S]) ready() bool {
+// ready reports whether next seems to carry what cur carries, and to have proven it; and since when. It is asked often, and
+// of cur it knows only what is published: carriesAll is the exact question, for a cur that stands still.
+func (ch *change[S]) ready(now time.Time) (since time.Time, ok bool) {
 	next, upto := ch.next, ch.cur.upto.Load()
 	if next.upto.Load() < upto {
-		return false
+		return since, false
 	}
-	if next.proven() {
-		return true
+	if ch.byDetector() {
+		at := next.readyAt.Load()
+		return latest(ch.opened, time.Unix(0, at)), next.isReady()
 	}
-	if next.proof.acks || ch.s.m.caps.ready == nil {
-		return next.caughtUpBeyond(upto) && !next.proof.unprovenUpto(upto)
-	}
-	return false
+	last, waits := next.proof.waiting(next.claimTime(now), func(_ S, num uint64) bool { return num <= upto })
+	return latest(ch.opened, last), !waits
 }
 
-func (c *session[S]) caughtUpBeyond(num uint64) bool { return c.upto.Load() > num }
+// carriesAll reports whether all that is wanted and on cur, which is frozen, is settled and proven on next. What cur has not
+// applied either does not count: it is lost on neither.
+func (ch *change[S]) carriesAll(now time.Time) bool {
+	next := ch.next
+	onCur := func(sub S, _ uint64) bool {
+		_, on := ch.cur.applied.Number(sub)
+		return on
+	}
+	// In this order: what is settled was claimed before, and what is touched meanwhile shows up in Since.
+	upto := next.upto.Load()
+	waits := !next.isReady()
+	if !ch.byDetector() {
+		_, waits = next.proof.waiting(next.claimTime(now), onCur)
+	}
+	for _, sub := range ch.s.desired.Since(upto) {
+		waits = waits || onCur(sub, 0)
+	}
+	return !waits
+}
+
+// byDetector reports whether IsReady proves, instead of answers, data or time.
+func (ch *change[S]) byDetector() bool { return ch.s.m.caps.ready != nil && !ch.next.proof.acks }
+
+func latest(a, b time.Time) time.Time {
+	if a.After(b) {
+		return a
+	}
+	return b
+}
 
 // proof names what showed that next delivers: the weakest link.
 func (ch *change[S]) proof(keys bool) string {
 	switch {
-	case ch.next.proof.acks || ch.s.m.caps.ready != nil:
-	case ch.s.m.caps.inspector == nil, ch.next.proof.settledByTime():
+	case !ch.next.proof.acks && !ch.byDetector() && (ch.s.m.caps.inspector == nil || ch.next.proof.settledByTime()):
 		return "settle"
-	}
-	switch {
 	case keys:
 		return "keys"
 	}
@@ -354,12 +286,13 @@ const (
 	freezeDone
 )
 
-// freeze stops cur's reconciling; false until cur has seen it.
+// freeze stops cur's reconciling; false until cur has seen it. While it is frozen, what it has applied stands still and may
+// be read.
 func (ch *change[S]) freeze() bool {
 	if ch.cur.frozen.CompareAndSwap(freezeNone, freezeAsked) {
 		poke(ch.cur.wake)
 	}
-	return ch.cur.frozen.Load() == freezeDone || ch.cur.ending.Load()
+	return ch.cur.frozen.Load() == freezeDone
 }
 
 func (ch *change[S]) thaw() {
@@ -369,7 +302,7 @@ func (ch *change[S]) thaw() {
 }
 
 // cutOver lets cur deliver its last, and next deliver from then on.
-func (ch *change[S]) cutOver(ctx context.Context) error {
+func (ch *change[S]) cutOver(ctx context.Context) {
 	s, cur, next := ch.s, ch.cur, ch.next
 	cut := time.Now()
 	ch.report.Overlap = cut.Sub(ch.opened)
@@ -377,32 +310,40 @@ func (ch *change[S]) cutOver(ctx context.Context) error {
 		ch.report.Ready = ch.readyAt.Sub(ch.opened)
 		ch.report.Overlap = cut.Sub(ch.readyAt)
 	}
+	down := ch.lost
 	if ch.lost = ch.lost || cur.ctx.Err() != nil; !ch.lost {
 		close(cur.retired)
 	}
 	<-cur.delivered // bounded by DrainTimeout and the handler
+	cur.watch.Store(nil)
 	ch.report.Drain = time.Since(cut)
-	ch.report.Held, ch.report.Dropped = ch.relay.counts()
+	ch.count()
 
-	silent, _ := s.look(ch.mv)
+	silent := s.closeMove(ch.mv) // who asks from now on means next
 	switch {
+	case down:
 	case ch.lost:
 		s.down(cur)
 	case ctx.Err() != nil:
 	case silent != nil:
 		s.openGap(cur, cur.gapFrom(silent))
 	case ch.report.Proof == "none", !cur.complete.Load():
-		s.openGap(cur, cur.lastFrame())
+		s.openGap(cur, cur.gapFrom(nil))
 	}
 	s.promote(next)
-	cfg := &s.m.cfg.Switchover
-	next.repeats = &repeats{
-		keys:  ch.relay.release(),
-		until: next.conn.Now() + max(0, cfg.Linger) + max(0, cfg.DrainTimeout),
-	}
+	next.expect(ch.relay.release())
 	go next.flush()
 	s.closeGap(next)
-	return nil
+}
+
+// count takes over what the relay counted.
+func (ch *change[S]) count() {
+	held, dropped, twice := ch.relay.counts()
+	ch.report.Held, ch.report.Dropped = held, dropped
+	ch.s.m.count.duplicateKeys.Add(uint64(twice))
+	if !ch.relay.keep {
+		ch.s.m.count.duplicates.Add(uint64(dropped))
+	}
 }
 
 // reported is a copy of the report for an event.
@@ -412,10 +353,10 @@ func (ch *change[S]) reported() *SwitchoverReport {
 }
 
 func (ch *change[S]) succeeded() *session[S] {
-	s := ch.s
+	s, mv := ch.s, ch.mv
 	s.m.count.switched.Add(1)
 	s.noticed.Store(0)
-	if ch.mv.trigger == triggerNotice {
+	if mv.noticed {
 		s.noticed.Store(ch.next.st.Generation)
 	}
 	if ch.lost {
@@ -423,37 +364,47 @@ func (ch *change[S]) succeeded() *session[S] {
 	}
 	s.log.Info("switched over", "gen", ch.next.st.Generation, "trigger", ch.report.Trigger, "proof", ch.report.Proof)
 	s.emit(Event[S]{Kind: EventSwitchoverDone, Generation: ch.next.st.Generation, Switchover: ch.reported()})
-	s.answerMove(nil)
+	mv.end(nil)
+	if ch.next.warned.Load() {
+		s.notice(ch.next)
+	}
 	return ch.next
 }
 
 // failed ends next. cur goes on, unless it was silent: then it reconnects.
 func (ch *change[S]) failed(ctx context.Context, err error) *session[S] {
 	s := ch.s
+	if ctx.Err() != nil {
+		err = context.Cause(ctx)
+	}
+	silent := s.closeMove(ch.mv) // who asks from now on means another
 	ch.thaw()
 	if ch.next != nil {
 		ch.next.end(err)
 	}
+	ch.cur.watch.Store(nil)
 	ch.relay.discard()
 	if ch.next != nil {
 		<-ch.next.delivered
 	}
-	ch.report.Held, ch.report.Dropped = ch.relay.counts()
+	ch.report.Held, ch.report.Dropped, _ = ch.relay.counts()
 	s.m.count.switchFailed.Add(1)
 	if ctx.Err() == nil {
 		s.log.Warn("switchover failed", "trigger", ch.report.Trigger, "err", err)
 		s.emit(Event[S]{Kind: EventSwitchoverFailed, Generation: ch.cur.st.Generation, Err: err, Switchover: ch.reported()})
 	}
-	silent, _ := s.look(ch.mv)
-	s.answerMove(err)
 	poke(s.wake) // what was asked for meanwhile
-	if !ch.lost && silent == nil {
-		s.enter(ShardConnected)
-		return ch.cur
-	}
-	if !ch.lost {
+	switch {
+	case ch.lost:
+		ch.mv.end(err)
+		return nil
+	case silent != nil:
 		ch.cur.end(silent)
+		ch.mv.end(err)
 		<-ch.cur.delivered
+		return nil
 	}
-	return nil
+	s.enter(ShardConnected)
+	ch.mv.end(err)
+	return ch.cur
 }

@@ -28,16 +28,15 @@ func (m *ShardManager[S]) Sync(ctx context.Context, subs ...S) error {
 	if m.inCallback(ctx) {
 		return ErrInCallback
 	}
-	waits, stop, err := m.beginSync(subs)
-	if errors.Is(err, ErrStopped) {
-		return err
+	waits, stop, errs := m.beginSync(subs)
+	if stop == nil {
+		return ErrStopped
 	}
 	defer func() {
 		for s, w := range waits {
 			s.removeWait(w)
 		}
 	}()
-	errs := []error{err}
 	for _, w := range waits {
 		select {
 		case <-w.done:
@@ -51,12 +50,13 @@ func (m *ShardManager[S]) Sync(ctx context.Context, subs ...S) error {
 	return errors.Join(errs...)
 }
 
-// beginSync registers with every shard that has some of subs. stop is closed when the manager stops.
-func (m *ShardManager[S]) beginSync(subs []S) (waits map[*shard[S]]*syncWait[S], stop <-chan struct{}, err error) {
+// beginSync registers with every shard that has some of subs; errs are for the others. stop is closed when the manager
+// stops, nil if it is stopped.
+func (m *ShardManager[S]) beginSync(subs []S) (waits map[*shard[S]]*syncWait[S], stop <-chan struct{}, errs []error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if m.phase == stopped || m.phase == restarting {
-		return nil, nil, ErrStopped
+		return nil, nil, nil
 	}
 	waits = make(map[*shard[S]]*syncWait[S])
 	add := func(s *shard[S], subs []S) {
@@ -70,7 +70,6 @@ func (m *ShardManager[S]) beginSync(subs []S) (waits map[*shard[S]]*syncWait[S],
 		}
 		return waits, m.life.over, nil
 	}
-	var errs []error
 	for _, sub := range subs {
 		known := false
 		if m.isKey(sub) {
@@ -83,19 +82,19 @@ func (m *ShardManager[S]) beginSync(subs []S) (waits map[*shard[S]]*syncWait[S],
 	for id, part := range m.byShardLocked(subs) {
 		add(m.life.shards[id], part)
 	}
-	return waits, m.life.over, errors.Join(errs...)
+	return waits, m.life.over, errs
 }
 
 // addWait registers a Sync. A parked shard answers at once.
 func (s *shard[S]) addWait(w *syncWait[S]) {
-	parked := false
-	s.stats.set(func(st *shardStats) { parked = st.state == ShardParked })
 	s.mu.Lock()
 	s.waits = append(s.waits, w)
 	s.waiting.Store(true)
 	s.mu.Unlock()
+	parked := false // asked after w is in: whoever parks sets the state and then fails those who wait
+	s.stats.set(func(st *shardStats) { parked = st.state == ShardParked })
 	if parked {
-		s.failWaits()
+		s.failWaits(ErrShardParked)
 	} else if c := s.live.Load(); c != nil {
 		poke(c.wake)
 	}
@@ -113,12 +112,12 @@ func (s *shard[S]) removeWait(w *syncWait[S]) {
 	s.waiting.Store(len(s.waits) > 0)
 }
 
-// failWaits ends all Syncs of a shard that is parked.
-func (s *shard[S]) failWaits() {
+// failWaits ends all Syncs of a shard that will not connect.
+func (s *shard[S]) failWaits(why error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, w := range s.waits {
-		w.errs = []error{fmt.Errorf("%w: shard %d", ErrShardParked, s.id)}
+		w.errs = []error{fmt.Errorf("%w: shard %d", why, s.id)}
 		close(w.done)
 	}
 	s.waits = nil
@@ -131,7 +130,7 @@ func (s *shard[S]) progressed(c *session[S]) {
 	if s.live.Load() != c {
 		return
 	}
-	if s.lingers.Load() {
+	if s.lingers.Load() { // cleared there, so that a session looks when it begins and after each Unsubscribe only
 		s.m.releaseLingering(s, func(sub S) bool { _, on := c.applied.Number(sub); return on })
 	}
 	if !s.waiting.Load() {

@@ -86,20 +86,20 @@ func (c ConnectionConfig) validateEgress(refuse func(string, any, string)) {
 	}
 	if c.Proxy != "" {
 		if _, err := parseProxy(c.Proxy); err != nil {
-			refuse("Connection.Proxy", redactURL(c.Proxy), err.Error())
+			refuse("Connection.Proxy", redactRefused(c.Proxy), err.Error())
 		}
 	}
 }
 
 func (c ConnectionConfig) validateHeaders(refuse func(string, any, string)) {
 	for _, name := range slices.Sorted(maps.Keys(c.Header)) {
-		if err := checkHeader(name, c.Header[name]); err != nil {
+		if err := checkHeader(c.Header, name); err != nil {
 			refuse(fmt.Sprintf("Connection.Header[%q]", name), "…", err.Error())
 		}
 	}
 	for i, p := range c.Subprotocols {
 		if !httpguts.ValidHeaderFieldName(p) { // a subprotocol is an HTTP token too
-			refuse(fmt.Sprintf("Connection.Subprotocols[%d]", i), fmt.Sprintf("%q", p), "must be an HTTP token")
+			refuse(fmt.Sprintf("Connection.Subprotocols[%d]", i), "…", "must be an HTTP token") // some carry a token in it
 		}
 	}
 }
@@ -111,7 +111,13 @@ var reserved = []string{
 }
 
 // checkHeader refuses what would change the handshake request. net/http would launder some of it in silence.
-func checkHeader(name string, values []string) error {
+func checkHeader(h http.Header, name string) error {
+	values := h[name]
+	for other := range h {
+		if other != name && strings.EqualFold(other, name) {
+			return errors.New("is there in two spellings")
+		}
+	}
 	if !httpguts.ValidHeaderFieldName(name) {
 		return errors.New("is no header name")
 	}
@@ -146,6 +152,8 @@ func parseProxy(raw string) (*url.URL, error) {
 		return nil, errors.New("must not have a path, query or fragment")
 	case !validPort(u.Port()):
 		return nil, errors.New("has an impossible port")
+	case !validHost(u):
+		return nil, errors.New("has an impossible host")
 	}
 	user, password := "", ""
 	if u.User != nil {
@@ -161,6 +169,21 @@ func parseProxy(raw string) (*url.URL, error) {
 		u.Host = net.JoinHostPort(u.Hostname(), port)
 	}
 	return u, nil
+}
+
+// validHost finds what url.Parse lets pass and nobody can dial: host:1:2, an IPv6 address without its brackets, brackets
+// without an IPv6 address. It makes an international name an ASCII one.
+func validHost(u *url.URL) bool {
+	if strings.HasPrefix(u.Host, "[") {
+		addr, err := netip.ParseAddr(u.Hostname())
+		return err == nil && addr.Is6()
+	}
+	host, err := httpguts.PunycodeHostPort(u.Host)
+	if err != nil || !utf8.ValidString(u.Host) || !httpguts.ValidHostHeader(host) {
+		return false
+	}
+	u.Host = host
+	return u.Hostname() != "" && !strings.ContainsAny(u.Hostname(), ":[]")
 }
 
 // parseURL accepts what Handler.URL may return. Its error names no more than scheme and host.
@@ -182,6 +205,8 @@ func parseURL(raw string) (*url.URL, error) {
 		reason = "must not carry a fragment"
 	case strings.ContainsFunc(raw, func(r rune) bool { return r <= ' ' || r == 0x7f }):
 		reason = "contains white space or a control character"
+	case !validHost(u):
+		reason = "has an impossible host"
 	default:
 		return u, nil
 	}

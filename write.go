@@ -20,6 +20,9 @@ const pongSpacing = 100 * time.Millisecond
 // a long collection. The deadlines of that time say nothing about the peer.
 const lateLimit = time.Second
 
+// lateBit is how late a timer fires when at least the reader may be as late: what it was waiting for is there, unread.
+const lateBit = 20 * time.Millisecond
+
 // alarm collects the earliest instant at which the write loop has something to do.
 type alarm struct{ at time.Time }
 
@@ -42,12 +45,14 @@ func (c *session[S]) writeLoop() error {
 		if err := c.judge(now, &next); err != nil {
 			return err
 		}
-		// 2nd: at most one frame, the most urgent that the pace allows.
+		// 2nd: who waits for what was written or answered?
+		c.keepBook(now, &next)
+		// 3rd: at most one frame, the most urgent that the pace allows.
 		wrote, err := c.writeOne(now, &next)
 		if err != nil {
 			return err
 		}
-		// 3rd: wait for the next reason, or look at once when there may be more to write.
+		// 4th: wait for the next reason, or look at once when there may be more to write.
 		if wrote && c.ctx.Err() == nil && !c.isRetired() {
 			continue
 		}
@@ -67,8 +72,12 @@ func (c *session[S]) writeLoop() error {
 		if c.ctx.Err() != nil {
 			return context.Cause(c.ctx)
 		}
-		if !next.at.IsZero() && time.Since(next.at) > lateLimit {
+		switch late := time.Since(next.at); {
+		case next.at.IsZero():
+		case late > lateLimit:
 			c.m.late.Store(time.Now().UnixNano())
+		case late > lateBit:
+			c.patience = time.Now().Add(recheck)
 		}
 	}
 }
@@ -79,11 +88,18 @@ func (c *session[S]) judge(now time.Time, next *alarm) error {
 		c.grace = late
 		c.health.grace(c.conn.Now(), c.conn.Signs())
 	}
-	if c.sick {
+	if now.Before(c.patience) {
+		next.by(c.patience)
 		return nil
 	}
 	signs, at := c.conn.Signs(), c.conn.Now()
-	c.health.expectData(c.applied.Len() > 0, signs.Clock(at))
+	if c.sick { // judged for good, and pinged until it is replaced
+		if due, ok := c.health.pingAt(at); ok {
+			next.by(now.Add(due - at))
+		}
+		return nil
+	}
+	c.health.expectData(c.applied.Len() > 0 && c.sh.live.Load() == c, signs.Clock(at))
 	timeout := c.sh.dataTimeout()
 	cause, missed := c.health.judge(at, signs, timeout)
 	c.m.count.sick.Add(uint64(missed))
@@ -94,10 +110,12 @@ func (c *session[S]) judge(now time.Time, next *alarm) error {
 		c.sh.silent(c.dataAt.Load() != 0, timeout)
 		fallthrough
 	case cause == ErrPongTimeout:
+		c.silentAt.Store(c.gapFrom(cause).UnixNano())
 		if !c.sh.replaceSilent(c, cause) {
 			return cause
 		}
 		c.sick = true
+		next.by(now) // to look when the next ping is due
 		return nil
 	default:
 		c.m.count.sick.Add(1)
@@ -109,15 +127,31 @@ func (c *session[S]) judge(now time.Time, next *alarm) error {
 	return nil
 }
 
-// writeOne writes at most one frame: a pong, a ping, what others queued, or the next request.
+// keepBook takes in what was answered, and tells what is settled by now.
+func (c *session[S]) keepBook(now time.Time, next *alarm) {
+	if c.frozen.CompareAndSwap(freezeAsked, freezeDone) {
+		poke(c.sh.wake)
+	}
+	if c.frozen.Load() == freezeDone { // applied stands still
+		return
+	}
+	c.settleAnswers(now, next)
+	c.upto.Store(c.applied.Upto())
+	c.sh.progressed(c)
+	if c.relay != nil && c.sh.live.Load() != c {
+		poke(c.sh.wake) // its readiness may have changed
+	}
+}
+
+// writeOne writes at most one frame: a pong, a ping, what others queued, or the next request. wrote: look again at once.
 func (c *session[S]) writeOne(now time.Time, next *alarm) (wrote bool, err error) {
-	// 1st: pongs, which may use the place that the pace keeps for control frames.
-	if c.out.hasPing() {
-		if wait := max(c.pace.waitControl(now), pongSpacing-now.Sub(c.pongAt)); wait > 0 {
+	// 1st: a pong, in the place that the pace keeps for it.
+	pinged, spacing := c.out.hasPing(), pongSpacing-now.Sub(c.pongAt)
+	if pinged {
+		if wait := max(c.pace.waitControl(now), spacing); wait > 0 {
 			next.by(now.Add(wait))
 		} else {
-			c.pongAt = now
-			return true, c.wrote(now, 1, c.conn.Pong(c.out.takePing()))
+			return true, c.pong(now, c.pace.chargeControl)
 		}
 	}
 	wait := c.pace.wait(now)
@@ -127,27 +161,57 @@ func (c *session[S]) writeOne(now time.Time, next *alarm) (wrote bool, err error
 			next.by(now.Add(wait))
 			return false, nil
 		}
-		return true, c.ping(now)
+		return true, c.ping()
 	}
-	// 3rd: what OnConnect, replies and Send left.
-	if c.out.any() {
+	// 3rd: what OnConnect, replies and Send left. The latter two take turns with requests, so that neither starves.
+	yields := c.turn && !c.out.greets()
+	if c.out.any() && !yields {
 		if wait > 0 {
 			next.by(now.Add(wait))
 			return false, nil
 		}
 		if msg, done, ok := c.out.next(); ok {
-			err := c.writeMessage(now, msg)
+			c.turn = true
+			err := c.writeMessage(msg)
 			done(err)
 			return true, err
 		}
 	}
 	// 4th: the difference between desired and applied.
-	return c.reconcile(now, wait, next)
+	wrote, err = c.reconcile(now, wait, next)
+	if wrote || yields && (wait == 0 || c.caughtUp.Load()) {
+		c.turn = false
+		return wrote || yields, err
+	}
+	if yields {
+		next.by(now.Add(wait))
+	}
+	// 5th: another pong, in a place that nobody else wants.
+	if pinged && err == nil {
+		if wait = max(wait, spacing); wait == 0 {
+			return true, c.pong(now, func(now time.Time) { c.pace.charge(now, 1) })
+		}
+		next.by(now.Add(wait))
+	}
+	return false, err
 }
 
-// wrote charges the pace, and says how a write failed.
-func (c *session[S]) wrote(now time.Time, frames int, err error) error {
-	c.pace.charge(now, frames)
+// pong answers the newest ping.
+func (c *session[S]) pong(now time.Time, charge func(time.Time)) error {
+	c.pongAt = now
+	err := c.conn.Pong(c.out.takePing())
+	charge(time.Now())
+	return writeFailure(err)
+}
+
+// wrote charges the pace when frames have left, which may be long after somebody began to write them.
+func (c *session[S]) wrote(frames int, err error) error {
+	c.pace.charge(time.Now(), frames)
+	return writeFailure(err)
+}
+
+// writeFailure says how a write failed.
+func writeFailure(err error) error {
 	if err == nil {
 		return nil
 	}
@@ -159,13 +223,13 @@ func (c *session[S]) wrote(now time.Time, frames int, err error) error {
 }
 
 // writeMessage writes a message that was checked.
-func (c *session[S]) writeMessage(now time.Time, msg Message) error {
+func (c *session[S]) writeMessage(msg Message) error {
 	frames, err := c.conn.Write(msg.Type == TextMessage, msg.Data)
 	if err == nil {
 		c.m.count.sent.Add(1)
 		c.m.count.sentBytes.Add(uint64(len(msg.Data)))
 	}
-	return c.wrote(now, frames, err)
+	return c.wrote(frames, err)
 }
 
 // checkMessage says why a message cannot be sent.
@@ -182,89 +246,107 @@ func checkMessage(msg Message) error {
 }
 
 // ping sends the connection's kind of ping.
-func (c *session[S]) ping(now time.Time) (err error) {
-	at := c.conn.Now()
+func (c *session[S]) ping() error {
+	var msg Message
+	if p := c.m.caps.ping; p != nil {
+		err := c.m.guard("PingMessage", func() { msg = p.PingMessage(c.st) }, c.end)
+		if err == nil {
+			err = checkMessage(msg)
+		}
+		if err != nil {
+			c.health.unsent(c.conn.Now())
+			c.log.Warn("no ping was sent", "err", err)
+			return nil
+		}
+	} else if text := c.m.cfg.Health.TextPing; text != "" {
+		msg = Text(text)
+	}
+	at := c.conn.Now() // PingMessage may have taken its time
 	c.health.sent(at, c.conn.Signs())
 	c.pingNum++
 	c.pingSent.Store(int64(at))
 	c.pingOpen.Store(c.pingNum)
 	c.m.count.pings.Add(1)
-	switch {
-	case c.m.caps.ping != nil:
-		var msg Message
-		err := c.m.guard("PingMessage", func() { msg = c.m.caps.ping.PingMessage(c.st) }, c.end)
-		if err != nil || checkMessage(msg) != nil {
-			c.health.unsent()
-			c.pingOpen.Store(0)
-			c.log.Warn("no ping was sent", "err", errors.Join(err, checkMessage(msg)))
-			return nil
-		}
-		return c.writeMessage(now, msg)
-	case c.m.cfg.Health.TextPing != "":
-		return c.writeMessage(now, Text(c.m.cfg.Health.TextPing))
+	if len(msg.Data) > 0 {
+		return c.writeMessage(msg)
 	}
-	return c.wrote(now, 1, c.conn.Ping(pingPayload(c.pingNum)))
+	return c.wrote(1, c.conn.Ping(pingPayload(c.pingNum)))
 }
 
 func pingPayload(n uint64) string { return strconv.FormatUint(n, 10) }
 
-// reconcile writes the next request, if the pace allows, and keeps book of what is settled.
+// reconcile writes the next request, if the pace allows.
 func (c *session[S]) reconcile(now time.Time, wait time.Duration, next *alarm) (wrote bool, err error) {
-	c.settleAnswers(now, next)
-	c.upto.Store(c.applied.Upto())
-	c.sh.progressed(c)
-	if c.frozen.CompareAndSwap(freezeAsked, freezeDone) {
-		poke(c.sh.wake)
-	}
 	if c.frozen.Load() != 0 {
 		return false, nil
 	}
 	b, ok := c.applied.Next(c.batchSize(), c.room())
 	if !ok {
+		c.makeRoom(now, next)
 		c.settled(now)
 		return false, nil
 	}
 	c.caughtUp.Store(false)
-	if b.Kind == reconcile.Resubscribe && c.m.caps.resubscriber == nil {
-		return c.renew(now, b, wait, next)
-	}
 	if wait > 0 && !(b.Kind == reconcile.Unsubscribe && c.m.caps.unsubscriber == nil) {
 		next.by(now.Add(wait))
 		return false, nil
 	}
-	id, msg, err := c.encode(b)
+	req := b
+	if b.Kind == reconcile.Resubscribe && c.m.caps.resubscriber == nil {
+		if dropped, err := c.drop(b); dropped || err != nil {
+			return true, err
+		}
+		req.Kind = reconcile.Subscribe // nothing ends it, so it is subscribed once more
+	}
+	id, msg, err := c.encode(req)
 	if err != nil {
 		c.cannotEncode(b, err)
 		return true, nil
 	}
 	if len(msg.Data) == 0 {
-		c.needsNoWriting(b)
+		c.needsNoWriting(req)
 		return true, nil
 	}
-	return true, c.request(now, id, b, msg)
+	return true, c.request(time.Now(), id, req, msg) // encoding may have taken its time
 }
 
-// renew unsubscribes topics that are then subscribed again, for want of a Resubscriber.
-func (c *session[S]) renew(now time.Time, b reconcile.Batch[S], wait time.Duration, next *alarm) (bool, error) {
+// makeRoom has the connection replaced when topics wait for room that only a new one has, and again when that failed.
+func (c *session[S]) makeRoom(now time.Time, next *alarm) {
+	if !c.applied.Short() || c.sh.live.Load() != c {
+		return
+	}
+	again := c.m.cfg.Backoff.MaxDelay
+	if since := now.Sub(c.crowded); !c.crowded.IsZero() && since < again {
+		next.by(now.Add(again - since))
+		return
+	}
+	c.crowded = now
+	next.by(now.Add(again))
+	if c.m.cfg.DisableHotSwitchover {
+		c.sh.askReconnect()
+		return
+	}
+	c.sh.ask(&move{trigger: triggerCapacity, class: asked})
+}
+
+// drop unsubscribes topics that are then subscribed again, for want of a Resubscriber; false when there is no message for
+// that.
+func (c *session[S]) drop(b reconcile.Batch[S]) (done bool, err error) {
 	drop := b
 	drop.Kind = reconcile.Unsubscribe
-	if c.m.caps.unsubscriber != nil {
-		if wait > 0 {
-			next.by(now.Add(wait))
-			return false, nil
-		}
-		_, msg, err := c.encode(drop)
-		if err != nil {
-			c.cannotEncode(b, err)
-			return true, nil
-		}
-		if len(msg.Data) > 0 {
-			if err := c.writeMessage(now, msg); err != nil {
-				c.m.count.sendFailures.Add(1)
-				return true, err
-			}
-		}
+	_, msg, err := c.encode(drop)
+	if err != nil {
+		c.cannotEncode(b, err)
+		return true, nil
 	}
+	if len(msg.Data) == 0 {
+		return false, nil
+	}
+	if err := c.writeMessage(msg); err != nil {
+		c.m.count.sendFailures.Add(1)
+		return true, err
+	}
+	c.asked = true
 	c.applied.Drop(b)
 	return true, nil
 }
@@ -272,13 +354,13 @@ func (c *session[S]) renew(now time.Time, b reconcile.Batch[S], wait time.Durati
 // request writes an encoded request and notes what it claims.
 func (c *session[S]) request(now time.Time, id uint64, b reconcile.Batch[S], msg Message) error {
 	if b.Kind != reconcile.Unsubscribe {
-		c.proof.wrote(id, b, now) // before the write: the answer may be faster than we are
+		c.proof.wrote(id, b, c.claimTime(now)) // before the write: the answer may be faster than we are
 		c.requests.Add(1)
 		c.wroteAt.Store(now.UnixNano())
 	} else {
 		c.proof.forget(b.Subs)
 	}
-	if err := c.writeMessage(now, msg); err != nil {
+	if err := c.writeMessage(msg); err != nil {
 		c.m.count.sendFailures.Add(1)
 		return err
 	}
@@ -289,12 +371,12 @@ func (c *session[S]) request(now time.Time, id uint64, b reconcile.Batch[S], msg
 
 // needsNoWriting settles a batch for which the handler has nothing to say.
 func (c *session[S]) needsNoWriting(b reconcile.Batch[S]) {
+	c.proof.forget(b.Subs)
 	if b.Kind != reconcile.Unsubscribe {
 		c.applied.Done(b)
 		return
 	}
 	c.applied.Keep(b)
-	c.proof.forget(b.Subs)
 	c.m.stays(c.sh, b.Subs)
 }
 
@@ -305,11 +387,16 @@ func (c *session[S]) cannotEncode(b reconcile.Batch[S], err error) {
 		c.batch = len(b.Subs) / 2
 		return
 	}
-	c.applied.Fail(b)
-	if b.Kind == reconcile.Unsubscribe {
+	switch b.Kind {
+	case reconcile.Unsubscribe:
 		c.log.Warn("unsubscription cannot be encoded", "err", err)
+		c.applied.Keep(b)
 		c.m.stays(c.sh, b.Subs)
 		return
+	case reconcile.Resubscribe:
+		c.applied.Done(b) // it failed, but it is on the connection as before
+	default:
+		c.applied.Fail(b)
 	}
 	c.proof.fail(b, err)
 	c.rejected(append([]S(nil), b.Subs...), err)
@@ -371,15 +458,34 @@ func (c *session[S]) settleAnswers(now time.Time, next *alarm) {
 			c.applied.Fail(reconcile.Batch[S]{Kind: reconcile.Subscribe, Subs: []S{s}, Nums: []uint64{num}})
 		}
 	}
-	redo, failed := c.proof.expire(now)
+	at := c.claimTime(now)
+	redo, failed := c.proof.expire(at)
 	c.applied.Redo(redo...)
 	if len(failed) > 0 {
 		c.rejected(failed, ErrAckTimeout)
 	}
-	if at, ok := c.proof.due(); ok {
-		next.by(at)
+	if due, ok := c.proof.due(); ok {
+		wait := due.Sub(at)
+		if c.proof.acks && !c.conn.Signs().Waiting {
+			wait = max(wait, recheck) // it comes no nearer
+		}
+		next.by(now.Add(wait))
 	}
 }
+
+// claimTime is what claims are timed by. An answer is read by the goroutine that runs OnMessage, so the time that is spent
+// there does not count against the server; Settle is nobody's fault, and counts it.
+func (c *session[S]) claimTime(now time.Time) time.Time {
+	if !c.proof.acks {
+		return now
+	}
+	return c.readerTime()
+}
+
+// readerTime is a point in time on the reader's clock.
+func (c *session[S]) readerTime() time.Time { return c.conn.At(c.readerClock()) }
+
+func (c *session[S]) readerClock() time.Duration { return c.conn.Signs().Clock(c.conn.Now()) }
 
 // settled publishes that nothing is left to write.
 func (c *session[S]) settled(now time.Time) {
@@ -388,8 +494,5 @@ func (c *session[S]) settled(now time.Time) {
 	if c.provenAt.Load() == 0 && c.proven() {
 		c.provenAt.Store(now.UnixNano())
 		c.sh.provenNow(c, now)
-	}
-	if c.relay != nil && c.sh.live.Load() != c {
-		poke(c.sh.wake) // its readiness may have changed
 	}
 }

@@ -74,7 +74,7 @@ func (a *app) OnMessage(_ context.Context, msg wsshard.Message, st wsshard.Conne
 	if evs == nil {
 		a.say("shard %d: not understood: %.80q", st.ShardID, msg.Data)
 	}
-	a.board.take(evs, time.Now())
+	a.board.take(evs)
 }
 
 // OnEvent hears what happens to the connections.

@@ -5,7 +5,6 @@ import (
 	"slices"
 	"strconv"
 	"sync"
-	"time"
 )
 
 // This file answers: what is known of each asset?
@@ -25,45 +24,43 @@ type quote struct {
 	tick           string
 	book           bool // a snapshot has come
 	events         int
-	at             time.Time
 }
 
 // counts of a board.
 type counts struct{ assets, books, events, trades int }
 
 // take notes what one message said.
-func (b *board) take(evs []event, now time.Time) {
+func (b *board) take(evs []event) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	for _, ev := range evs {
 		b.events++
 		switch ev.Type {
 		case "book":
-			q := b.quoteLocked(ev.Asset, now)
+			q := b.quoteLocked(ev.Asset)
 			q.book = true
 			q.bid, q.ask = best(ev.Bids, 1), best(ev.Asks, -1)
 		case "price_change":
 			for _, ch := range ev.Changes {
-				q := b.quoteLocked(ch.Asset, now)
-				q.bid, q.ask = ch.BestBid, ch.BestAsk
+				q := b.quoteLocked(ch.Asset)
+				q.bid, q.ask = cmp.Or(ch.BestBid, q.bid), cmp.Or(ch.BestAsk, q.ask)
 			}
 		case "last_trade_price":
 			b.trades++
-			b.quoteLocked(ev.Asset, now).last = ev.Price
+			b.quoteLocked(ev.Asset).last = ev.Price
 		case "tick_size_change":
-			b.quoteLocked(ev.Asset, now).tick = ev.Tick
+			b.quoteLocked(ev.Asset).tick = ev.Tick
 		}
 	}
 }
 
-func (b *board) quoteLocked(asset string, now time.Time) *quote {
+func (b *board) quoteLocked(asset string) *quote {
 	q := b.assets[asset]
 	if q == nil {
 		q = &quote{asset: asset}
 		b.assets[asset] = q
 	}
 	q.events++
-	q.at = now
 	return q
 }
 
@@ -102,14 +99,4 @@ func (b *board) busiest(n int) []quote {
 		return cmp.Or(cmp.Compare(y.events, x.events), cmp.Compare(x.asset, y.asset))
 	})
 	return rows[:min(n, len(rows))]
-}
-
-// of returns a copy of one row.
-func (b *board) of(asset string) quote {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	if q := b.assets[asset]; q != nil {
-		return *q
-	}
-	return quote{asset: asset}
 }

@@ -55,11 +55,19 @@ func (m *model) settled(s byte) answer {
 		return a
 	}
 	a := m.where(s, lingering)
-	if a.ok {
-		drop(&m.shards[a.shard].lingering, s)
-		m.shards[a.shard].placed = append(m.shards[a.shard].placed, s)
+	if !a.ok || m.limit > 0 && len(m.shards[a.shard].placed) >= m.limit {
+		return no
 	}
+	m.place(a.shard, s)
 	return a
+}
+
+// place puts s on a shard; it lingers nowhere any more.
+func (m *model) place(shard int, s byte) {
+	if a := m.where(s, lingering); a.ok {
+		drop(&m.shards[a.shard].lingering, s)
+	}
+	m.shards[shard].placed = append(m.shards[shard].placed, s)
 }
 
 // choices returns the shards that the strategy may take. Only LeastLoaded may have several.
@@ -157,7 +165,7 @@ func FuzzTable(f *testing.F) {
 					t.Fatalf("Place %d: %d %v, want one of %v", s, id, ok, want)
 				}
 				if fresh && ok {
-					m.shards[id].placed = append(m.shards[id].placed, s)
+					m.place(id, s)
 					m.turn = id + 1
 				}
 			case displace:
@@ -178,7 +186,7 @@ func FuzzTable(f *testing.F) {
 					if len(on.lingering) != before-1 {
 						t.Fatalf("Displace %d: %d lingered, now %d", s, before, len(on.lingering))
 					}
-					on.placed = append(on.placed, s)
+					m.place(id, s)
 				}
 			case remove, removeLinger:
 				want := m.where(s, placed)
@@ -250,6 +258,11 @@ func (m *model) check(t *testing.T, table *Table[byte]) {
 		id, ok := table.Lookup(s)
 		if want := m.where(s, placed); want != (answer{id, ok}) {
 			t.Fatalf("Lookup %d: %d %v, want %v", s, id, ok, want)
+		}
+		at := m.where(s, lingering)
+		own := at.ok && (m.limit <= 0 || len(m.shards[at.shard].placed) < m.limit)
+		if table.Holds(s) != (ok || own) {
+			t.Fatalf("Holds %d: %v", s, table.Holds(s))
 		}
 	}
 }

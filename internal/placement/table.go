@@ -72,9 +72,15 @@ func (t *Table[S]) Room() int {
 // Lookup returns the shard on which s is placed.
 func (t *Table[S]) Lookup(s S) (shard int, ok bool) { return t.placed.find(s) }
 
+// Holds reports whether s has a place: it is placed, or it lingers and can take its place back.
+func (t *Table[S]) Holds(s S) bool {
+	_, ok := t.own(s)
+	return ok || t.placed.has(s)
+}
+
 // Place gives s a place on the shard that the strategy chooses among those that accept and have room. If s lingers it
-// takes its own place back instead, even on a full or suspended shard: the server has it there. An s that is placed
-// stays where it is. If ok is false there was no place and nothing has changed.
+// takes its own place back instead, even on a full or suspended shard: the server has it there. Only above the limit it
+// has none. An s that is placed stays where it is. If ok is false there was no place and nothing has changed.
 func (t *Table[S]) Place(s S) (shard int, ok bool) {
 	if shard, ok = t.resettle(s); ok {
 		return shard, true
@@ -82,8 +88,7 @@ func (t *Table[S]) Place(s S) (shard int, ok bool) {
 	if shard, ok = t.chooser.next(); !ok {
 		return 0, false
 	}
-	t.placed.add(shard, s)
-	t.update(shard)
+	t.settle(shard, s)
 	return shard, true
 }
 
@@ -101,8 +106,7 @@ func (t *Table[S]) Displace(s S) (shard int, ok bool) {
 	}
 	list := t.lingering.lists[shard]
 	t.lingering.remove(list[len(list)-1])
-	t.placed.add(shard, s)
-	t.update(shard)
+	t.settle(shard, s)
 	return shard, true
 }
 
@@ -157,6 +161,10 @@ func (t *Table[S]) Count(shard int) int { return t.placed.count(shard) }
 // List returns a copy of what is placed on a shard, in no order; nil when nothing is.
 func (t *Table[S]) List(shard int) []S { return t.placed.list(shard) }
 
+// Since returns what was placed on a shard after the first n, unless some of that was removed. It is valid until the
+// table changes, and must not be changed.
+func (t *Table[S]) Since(shard, n int) []S { return t.placed.lists[shard][n:] }
+
 // Reserve says that about n more subscriptions are coming. It only makes placing them faster.
 func (t *Table[S]) Reserve(n int) { t.placed.reserve(n) }
 
@@ -165,12 +173,26 @@ func (t *Table[S]) resettle(s S) (shard int, ok bool) {
 	if shard, ok = t.placed.find(s); ok {
 		return shard, true
 	}
-	if shard, ok = t.lingering.remove(s); !ok {
+	if shard, ok = t.own(s); !ok {
 		return 0, false
+	}
+	t.settle(shard, s)
+	return shard, true
+}
+
+// own returns the shard where s lingers, unless placed ones have taken all places there.
+func (t *Table[S]) own(s S) (shard int, ok bool) {
+	shard, ok = t.lingering.find(s)
+	return shard, ok && int64(t.Count(shard)) < t.limit
+}
+
+// settle places s, which lingers no more.
+func (t *Table[S]) settle(shard int, s S) {
+	if was, lingered := t.lingering.remove(s); lingered {
+		t.update(was)
 	}
 	t.placed.add(shard, s)
 	t.update(shard)
-	return shard, true
 }
 
 func (t *Table[S]) suspend(shard int, yes bool) {

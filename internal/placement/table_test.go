@@ -224,15 +224,28 @@ func TestLingerAboveTheLimit(t *testing.T) {
 		c.displace("c", on(0))
 		c.lists(0, []string{"c"}, nil)
 
-		// It is wanted again where it lingers above the limit.
+		// What lingers above the limit has no place of its own to take back.
 		c.want("Linger", c.Linger(0, "x"), true)
-		c.place("x", on(0))
-		c.lists(0, []string{"c", "x"}, nil)
-		c.room(0)
-		c.remove("x", false, on(0))
-		c.room(0)
+		c.want("Holds", c.Holds("x"), false)
+		c.place("x", no)
+		c.displace("x", no)
+		c.lists(0, []string{"c"}, []string{"x"})
+		c.remove("b", false, on(1))
+		c.place("x", on(1))
+		c.lists(0, []string{"c"}, nil)
+		c.lists(1, []string{"x"}, nil)
+		c.want("Linger", c.Linger(0, "y"), true)
+		c.remove("x", true, on(1))
+		c.displace("y", on(1))
+		c.lists(0, []string{"c"}, nil)
+		c.lists(1, []string{"y"}, nil)
+
+		// Once there is room again, it has.
+		c.want("Linger", c.Linger(0, "x"), true)
 		c.remove("c", false, on(0))
-		c.room(1)
+		c.want("Holds", c.Holds("x"), true)
+		c.place("x", on(0))
+		c.room(0)
 	}
 }
 

@@ -23,6 +23,7 @@ type Applied[S comparable] struct {
 	kept   map[S]struct{} // in on, though not wanted when an unsubscription was due
 	failed map[S]uint64   // not in on
 	redo   []touch[S]     // to be written once more, by number
+	short  bool           // Next held topics back, for want of room
 	subs   []S            // of the last batch
 	nums   []uint64       // parallel to subs
 	looked int            // touches that Next has looked at
@@ -139,6 +140,9 @@ func (a *Applied[S]) Kept(s S) bool {
 	_, ok := a.kept[s]
 	return ok
 }
+
+// Short reports whether the last Next held topics back for want of room that kept ones take: only a new connection has it.
+func (a *Applied[S]) Short() bool { return a.short && len(a.kept) > 0 }
 
 // Settled reports whether nothing is left to ask for s: it is not wanted, or was written or failed under the number
 // that wants it.

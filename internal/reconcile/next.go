@@ -47,7 +47,7 @@ func (a *Applied[S]) Next(max, room int) (Batch[S], bool) {
 	if max <= 0 {
 		max = math.MaxInt
 	}
-	a.subs, a.nums = a.subs[:0], a.nums[:0]
+	a.subs, a.nums, a.short = a.subs[:0], a.nums[:0], false
 	d := a.d
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -105,6 +105,7 @@ func (a *Applied[S]) walkLocked(w walk, limit int) bool {
 			a.subs, a.nums = append(a.subs, t.s), append(a.nums, t.num)
 		}
 		if len(a.subs) == limit {
+			a.short = limit == 0
 			return limit > 0
 		}
 	}

@@ -20,3 +20,16 @@ func (a *Applied[S]) List() []S {
 	}
 	return list
 }
+
+// Since returns the topics that are wanted under a number above num.
+func (d *Desired[S]) Since(num uint64) []S {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	var subs []S
+	for _, t := range d.sinceLocked(num) {
+		if d.want[t.s] == t.num {
+			subs = append(subs, t.s)
+		}
+	}
+	return subs
+}

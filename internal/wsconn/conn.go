@@ -22,6 +22,9 @@ import (
 // MaxFrame is the most payload that leaves as one frame, bytes.
 const MaxFrame = 64 << 10
 
+// WriteBuffer is the size of the buffer that a frame is made in: deflate makes what it cannot compress a little longer.
+const WriteBuffer = MaxFrame + 128
+
 // keepBuffer is the largest read buffer that is kept from one message to the next, bytes.
 const keepBuffer = 1 << 20
 
@@ -85,14 +88,14 @@ func (c *Conn) Subprotocol() string { return c.ws.Subprotocol() }
 
 // Read returns the next data message, in a buffer that is valid until the next Read. Its errors are permanent.
 func (c *Conn) Read() (text bool, data []byte, err error) {
+	if cap(c.buf) > keepBuffer { // not held while nothing comes
+		c.buf = nil
+	}
 	kind, r, err := c.ws.NextReader()
 	if err != nil {
 		return false, nil, readError(err)
 	}
 	c.message = true
-	if cap(c.buf) > keepBuffer {
-		c.buf = nil
-	}
 	buf := c.buf[:0]
 	for {
 		if len(buf) == cap(buf) {
@@ -105,6 +108,9 @@ func (c *Conn) Read() (text bool, data []byte, err error) {
 		}
 		if err == io.EOF {
 			break
+		}
+		if err == io.ErrUnexpectedEOF && c.Failed() == nil { // compressed data that breaks off; the connection goes on
+			return false, nil, &Violation{Code: websocket.CloseProtocolError, Text: "flate: " + err.Error()}
 		}
 		if err != nil {
 			return false, nil, readError(err)
@@ -133,6 +139,8 @@ func readError(err error) error {
 	var ce *websocket.CloseError
 	var ne net.Error
 	switch {
+	case err == io.EOF: // in what followed the end of the compressed data in its frame
+		return io.ErrUnexpectedEOF
 	case errors.As(err, &ce):
 		if ce.Code == websocket.CloseAbnormalClosure { // gorilla's name for an end without a close frame
 			return io.ErrUnexpectedEOF
@@ -150,7 +158,7 @@ func readError(err error) error {
 	return err
 }
 
-// Write sends one message and says how many frames it took.
+// Write sends one message and says how many frames it took, at most.
 func (c *Conn) Write(text bool, data []byte) (frames int, err error) {
 	kind := websocket.BinaryMessage
 	if text {

@@ -28,10 +28,14 @@ type Tap struct {
 	partial bool // bytes have come since the last frame that was seen to end
 	ended   bool // something has ended since the last Read: what is unfinished now is not what was then
 	stamp   time.Duration
+	failed  error // what the last Read returned
 
 	mu    sync.Mutex // protects following fields; a leaf lock
 	signs Signs
 }
+
+// waitLeast is how long a Read takes at least when it had to wait for bytes, rather than to copy what was there.
+const waitLeast = 200 * time.Microsecond
 
 // Signs is what is known of the peer. Instants count from the Tap's beginning, Waited and what is marked by it on the
 // reader's clock.
@@ -41,6 +45,8 @@ type Signs struct {
 	Waited  time.Duration // how long it waited before that
 	Reads   uint64        // reads that brought bytes
 	Seen    time.Duration // when the last bytes came
+	Idle    time.Duration // until when everything that had come was read: the last Read that had to wait ended then
+	Current bool          // the last Read had to wait: nothing was left unread
 	Data    time.Duration // reader's clock when the last data message had been handled
 	Fed     bool          // Data was ever set
 	Begun   bool          // a message has begun and not ended
@@ -78,9 +84,13 @@ func (t *Tap) Established() {
 	t.head = -1
 	t.stamp = t.Now()
 	t.mu.Lock()
-	t.signs.Seen = t.stamp
+	t.signs.Seen, t.signs.Idle = t.stamp, t.stamp
 	t.mu.Unlock()
 }
+
+// Failed is the error that the socket's last read ended with; nil: it brought bytes. Those who parse what was read before may
+// call it something else. For the reading goroutine.
+func (t *Tap) Failed() error { return t.failed }
 
 // Stamp is when the bytes that are being handled came. For the reading goroutine.
 func (t *Tap) Stamp() time.Duration { return t.stamp }
@@ -118,21 +128,26 @@ func (t *Tap) Read(p []byte) (int, error) {
 	now = t.Now()
 	t.mu.Lock()
 	s.Waited += now - s.Since
-	s.Waiting = false
+	s.Waiting, s.Current = false, now-s.Since >= waitLeast
+	if n > 0 && s.Current {
+		s.Idle = now
+	}
 	if n > 0 {
 		s.Reads++
 		s.Seen = now
 		t.partial, t.stamp = true, now
 	}
 	t.mu.Unlock()
+	t.failed = err
 	return n, err
 }
 
-func (t *Tap) readHead(p []byte) (int, error) {
+func (t *Tap) readHead(p []byte) (n int, err error) {
+	defer func() { t.failed = err }()
 	if t.head == 0 {
 		return 0, ErrHead
 	}
-	n, err := t.Conn.Read(p[:min(len(p), t.head)])
+	n, err = t.Conn.Read(p[:min(len(p), t.head)])
 	t.head -= n
 	return n, err
 }

@@ -1,0 +1,270 @@
+package wsshard
+
+import (
+	"testing"
+	"time"
+
+	"github.com/seed-829c304d/wsshard/internal/wsconn"
+)
+
+const sec = time.Second
+
+// patient is a connection as health sees it: a script moves its clock and shows signs.
+type patient struct {
+	t     *testing.T
+	h     *health
+	now   time.Duration
+	signs wsconn.Signs
+	data  time.Duration // the data timeout
+}
+
+func newPatient(t *testing.T, cfg HealthConfig) *patient {
+	t.Helper()
+	cfg = Config{Health: cfg}.withDefaults(0).Health
+	return &patient{t: t, h: newHealth(cfg, 0), signs: wsconn.Signs{Waiting: true}, data: cfg.DataTimeout}
+}
+
+// received shows bytes at an instant; the reader goes on to wait at once.
+func (p *patient) received(at time.Duration) {
+	p.now = at
+	s := &p.signs
+	s.Waited, s.Since = s.Clock(at), at
+	s.Reads++
+	s.Seen = at
+}
+
+// handled shows a data message at an instant.
+func (p *patient) handled(at time.Duration) {
+	p.received(at)
+	p.signs.Fed, p.signs.Data = true, p.signs.Waited
+}
+
+// busy stops the reader's clock at an instant, idle lets it run on.
+func (p *patient) busy(at time.Duration) {
+	p.received(at)
+	p.signs.Waiting = false
+}
+
+func (p *patient) idle(at time.Duration) {
+	p.now = at
+	p.signs.Waiting, p.signs.Since = true, at
+}
+
+// ping has a ping leave when it is due, at that instant exactly.
+func (p *patient) ping(at time.Duration) {
+	p.t.Helper()
+	if p.h.pingDue(at - 1) {
+		p.t.Errorf("a ping is due before %v", at)
+	}
+	p.now = at
+	if !p.h.pingDue(at) {
+		p.t.Errorf("no ping is due at %v", at)
+	}
+	p.h.sent(at, p.signs)
+}
+
+// well and sick judge at an instant.
+func (p *patient) well(at time.Duration) { p.t.Helper(); p.judged(at, nil, 0) }
+
+func (p *patient) judged(at time.Duration, want error, missed int) {
+	p.t.Helper()
+	p.now = at
+	if got, n := p.h.judge(at, p.signs, p.data); got != want || n != missed {
+		p.t.Errorf("at %v: %v and %d missed, want %v and %d", at, got, n, want, missed)
+	}
+}
+
+// falls checks that the cause comes at this instant and not a nanosecond before, and that due foresaw it.
+func (p *patient) falls(at time.Duration, want error, missed int) {
+	p.t.Helper()
+	due, ok := p.h.due(p.now, p.signs, p.data)
+	if !ok || due > at {
+		p.t.Errorf("at %v the next look is due at %v (%v), too late for %v", p.now, due, ok, at)
+	}
+	p.well(at - 1)
+	p.judged(at, want, missed)
+}
+
+var off = time.Duration(-1)
+
+func TestHealthHalfOpen(t *testing.T) {
+	p := newPatient(t, HealthConfig{FailureThreshold: 1, DataTimeout: off})
+	p.ping(20 * sec)
+	p.received(20 * sec)
+	p.ping(40 * sec)
+	p.falls(50*sec, ErrPongTimeout, 1) // last pong + interval + timeout
+}
+
+func TestHealthMissesInARow(t *testing.T) {
+	p := newPatient(t, HealthConfig{DataTimeout: off})
+	p.ping(20 * sec)
+	p.judged(30*sec, nil, 1)
+	p.judged(31*sec, nil, 0) // once
+	p.ping(40 * sec)
+	p.judged(50*sec, nil, 1)
+	p.ping(60 * sec)
+	p.falls(70*sec, ErrPongTimeout, 1)
+}
+
+func TestHealthAnythingReceivedIsLife(t *testing.T) {
+	p := newPatient(t, HealthConfig{FailureThreshold: 2, DataTimeout: off})
+	p.ping(20 * sec)
+	p.received(29 * sec) // whatever it was
+	p.well(30 * sec)
+	p.ping(40 * sec)
+	p.judged(50*sec, nil, 1)
+	p.ping(60 * sec)
+	p.received(69 * sec)
+	p.well(70 * sec)
+	p.ping(80 * sec)
+	p.judged(90*sec, nil, 1) // the first in a row again
+}
+
+// A pong that is late by a little is a missed one, and a sign of life all the same.
+func TestHealthLatePong(t *testing.T) {
+	p := newPatient(t, HealthConfig{FailureThreshold: 2, DataTimeout: off})
+	for at := 20 * sec; at < 400*sec; at += 20 * sec {
+		p.ping(at)
+		p.judged(at+10*sec, nil, 1)
+		p.received(at + 11*sec)
+		p.well(at + 11*sec)
+	}
+}
+
+func TestHealthBusyReader(t *testing.T) {
+	p := newPatient(t, HealthConfig{FailureThreshold: 1})
+	p.h.expectData(true, 0)
+	p.handled(5 * sec)
+	p.busy(6 * sec)
+	p.ping(20 * sec)
+	p.well(1000 * sec)
+	p.idle(1000 * sec)
+	p.well(1010*sec - 1)
+	p.judged(1010*sec, ErrPongTimeout, 1) // a full timeout of waiting
+}
+
+func TestHealthBusyReaderData(t *testing.T) {
+	p := newPatient(t, HealthConfig{PingInterval: off})
+	p.h.expectData(true, 0)
+	p.handled(5 * sec)
+	p.busy(15 * sec)
+	p.well(1000 * sec)
+	p.idle(1000 * sec)
+	p.falls(1020*sec, ErrDataTimeout, 0) // 10 s were waited before
+}
+
+func TestHealthDataTimeout(t *testing.T) {
+	p := newPatient(t, HealthConfig{PingInterval: off})
+	p.well(100 * sec) // nothing is expected
+	p.h.expectData(true, 100*sec)
+	p.falls(130*sec, ErrDataTimeout, 0)
+	p.handled(131 * sec)
+	p.received(150 * sec) // no data
+	p.falls(161*sec, ErrDataTimeout, 0)
+	p.h.expectData(false, 161*sec)
+	p.well(1000 * sec)
+	p.h.expectData(true, 1000*sec)
+	p.h.expectData(true, 1010*sec) // as before
+	p.falls(1030*sec, ErrDataTimeout, 0)
+	p.data = 60 * sec
+	p.falls(1060*sec, ErrDataTimeout, 0)
+}
+
+func TestHealthMessageTimeout(t *testing.T) {
+	p := newPatient(t, HealthConfig{PingInterval: off})
+	p.signs.Begun, p.signs.Began = true, 7*sec
+	p.received(36 * sec)
+	p.falls(37*sec, ErrMessageTimeout, 0)
+	p.signs.Begun = false
+	p.well(1000 * sec)
+}
+
+// An overdue ping is for whoever writes pings to wait for: due must not name the past, or the loop would spin.
+func TestHealthDueIsNeverThePast(t *testing.T) {
+	p := newPatient(t, HealthConfig{})
+	p.h.expectData(true, 0)
+	for _, at := range []time.Duration{20 * sec, 25 * sec, 29 * sec} {
+		if due, ok := p.h.due(at, p.signs, p.data); !ok || due != 30*sec {
+			t.Errorf("at %v: due at %v, %v", at, due, ok)
+		}
+	}
+}
+
+// While the reader is busy a deadline does not come nearer, however near it is.
+func TestHealthDueWhileBusy(t *testing.T) {
+	for _, left := range []time.Duration{1, time.Microsecond, time.Millisecond} {
+		p := newPatient(t, HealthConfig{PingInterval: off})
+		p.h.expectData(true, 0)
+		p.busy(30*sec - left)
+		if due, ok := p.h.due(31*sec, p.signs, p.data); !ok || due < 31*sec+50*time.Millisecond || due > 32*sec {
+			t.Errorf("%v before the deadline: due at %v, %v", left, due, ok)
+		}
+	}
+	p := newPatient(t, HealthConfig{})
+	p.h.expectData(true, 0)
+	p.busy(19 * sec)
+	if due, _ := p.h.due(20*sec-1, p.signs, p.data); due != 20*sec {
+		t.Errorf("a ping is due at %v, but the next look at %v", 20*sec, due)
+	}
+}
+
+func TestHealthGrace(t *testing.T) {
+	p := newPatient(t, HealthConfig{FailureThreshold: 1})
+	p.h.expectData(true, 0)
+	p.ping(20 * sec)
+	p.signs.Begun, p.signs.Began = true, 20*sec
+	p.h.grace(100*sec, p.signs) // the process slept from 21 s to 100 s
+	p.now = 100 * sec
+	p.falls(110*sec, ErrPongTimeout, 1)
+	p.falls(130*sec, ErrMessageTimeout, 0)
+	p.signs.Begun = false
+	p.judged(130*sec, ErrDataTimeout, 0)
+}
+
+// Each check alone, each off, and all combinations: what is on sees what it is there for, and nothing else does.
+func TestHealthCombinations(t *testing.T) {
+	for i := range 1 << 5 {
+		bit := func(n int) bool { return i>>n&1 != 0 }
+		cfg := HealthConfig{PingInterval: 20 * sec, PongTimeout: 10 * sec, FailureThreshold: 1, DataTimeout: 35 * sec, MessageTimeout: 40 * sec}
+		for n, f := range []*time.Duration{&cfg.PingInterval, &cfg.PongTimeout, &cfg.DataTimeout, &cfg.MessageTimeout} {
+			if bit(n) {
+				*f = off
+			}
+		}
+		if bit(4) {
+			cfg.FailureThreshold = -1
+		}
+		p := newPatient(t, cfg)
+		p.h.expectData(true, 0)
+		p.signs.Begun = true
+		for p.now < 100*sec {
+			want := error(nil)
+			switch {
+			case cfg.PingInterval > 0 && cfg.PongTimeout > 0 && cfg.FailureThreshold > 0 && p.now >= 30*sec:
+				want = ErrPongTimeout
+			case cfg.MessageTimeout > 0 && p.now >= 40*sec:
+				want = ErrMessageTimeout
+			case cfg.DataTimeout > 0 && p.now >= 35*sec:
+				want = ErrDataTimeout
+			}
+			got, _ := p.h.judge(p.now, p.signs, p.data)
+			if got != want {
+				t.Errorf("%05b at %v: %v, want %v", i, p.now, got, want)
+			}
+			if want != nil {
+				break
+			}
+			if p.h.pingDue(p.now) {
+				p.h.sent(p.now, p.signs)
+			}
+			next, ok := p.h.due(p.now, p.signs, p.data)
+			if ok && next <= p.now {
+				t.Fatalf("%05b at %v: due at %v", i, p.now, next)
+			}
+			if !ok {
+				next = 100 * sec
+			}
+			p.now = next
+		}
+	}
+}

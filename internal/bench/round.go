@@ -1,0 +1,169 @@
+package main
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"math/rand/v2"
+	"os"
+	"os/exec"
+	"slices"
+	"strings"
+	"time"
+)
+
+// This file answers: how are processes run and rounds ordered?
+
+// patience is how long one client may take.
+const patience = 2 * time.Minute
+
+// measured is everything that came out: by case and contender the rounds of each figure.
+type measured struct {
+	opt   options
+	began time.Time
+	took  time.Duration
+	rows  map[string]map[string]map[string][]float64
+}
+
+// measureAll runs the whole plan.
+func measureAll(opt options, progress io.Writer) (*measured, error) {
+	m := &measured{opt: opt, began: time.Now(), rows: make(map[string]map[string]map[string][]float64)}
+	if err := checkAll(opt, progress); err != nil {
+		return nil, err
+	}
+	list := append(cases(), growth()...)
+	for i, c := range list {
+		if !opt.wanted(c.name) {
+			continue
+		}
+		rounds := opt.rounds
+		if strings.HasPrefix(c.name, "growth/") {
+			rounds = min(rounds, 3)
+		}
+		if opt.quick {
+			c = c.quickly()
+		}
+		fmt.Fprintf(progress, "%2d/%d  %s  %s", i+1, len(list), time.Since(m.began).Round(time.Second), c.title)
+		if err := m.compare(c, rounds, progress); err != nil {
+			return nil, err
+		}
+		fmt.Fprintln(progress)
+	}
+	m.took = time.Since(m.began)
+	return m, nil
+}
+
+// checkAll has every contender deliver byte for byte, plain and with TLS, small and large.
+func checkAll(opt options, progress io.Writer) error {
+	all := make(map[string]bool)
+	for _, c := range append(cases(), growth()...) {
+		for _, who := range c.contenders {
+			all[who] = opt.wanted(c.name) || all[who]
+		}
+	}
+	maps.DeleteFunc(all, func(_ string, wanted bool) bool { return !wanted })
+	for _, who := range slices.Sorted(maps.Keys(all)) {
+		for _, size := range []int{64, 256, 1024, 16384, 100_000} {
+			for _, secure := range []bool{false, true} {
+				s := spec{Mode: "saturated", Size: size, Conns: 3, Messages: 300, Subs: 1, Check: true, TLS: secure}
+				if _, err := once(s.with(who)); err != nil {
+					return fmt.Errorf("%s does not deliver messages of %d bytes (TLS: %v): %w", who, size, secure, err)
+				}
+			}
+		}
+		fmt.Fprintf(progress, "%s delivers byte for byte\n", who)
+	}
+	return nil
+}
+
+// compare runs rounds of one case, each with all contenders in a new order.
+func (m *measured) compare(c testcase, rounds int, progress io.Writer) error {
+	rows := make(map[string]map[string][]float64)
+	for _, who := range c.contenders {
+		rows[who] = make(map[string][]float64)
+	}
+	for range rounds {
+		for _, i := range rand.Perm(len(c.contenders)) {
+			who := c.contenders[i]
+			res, err := once(c.spec.with(who))
+			if err != nil {
+				return fmt.Errorf("%s, %s: %w", c.name, who, err)
+			}
+			for figure, v := range res.Figures {
+				rows[who][figure] = append(rows[who][figure], v)
+			}
+		}
+		fmt.Fprint(progress, ".")
+	}
+	m.rows[c.name] = rows
+	return nil
+}
+
+// once runs one server and one client.
+func once(s spec) (result, error) {
+	server, err := begin("server", s)
+	if err != nil {
+		return result{}, err
+	}
+	defer server.end()
+	if err := server.answer(&s.place); err != nil {
+		return result{}, fmt.Errorf("the server: %w", err)
+	}
+	client, err := begin("client", s)
+	if err != nil {
+		return result{}, err
+	}
+	defer client.end()
+	var res result
+	switch err := client.answer(&res); {
+	case err != nil:
+		return res, fmt.Errorf("the client: %w", err)
+	case res.Err != "":
+		return res, errors.New(res.Err)
+	case res.Wrong > 0:
+		return res, fmt.Errorf("%d messages are not what was sent", res.Wrong)
+	}
+	return res, nil
+}
+
+// child is one process of ours.
+type child struct {
+	cmd    *exec.Cmd
+	orders io.Closer
+	out    io.Reader
+	limit  *time.Timer
+}
+
+func begin(role string, s spec) (*child, error) {
+	self, err := os.Executable()
+	if err != nil {
+		return nil, err
+	}
+	cmd := exec.Command(self)
+	cmd.Env = append(os.Environ(), roleVar+"="+role)
+	cmd.Stderr = os.Stderr
+	in, err := cmd.StdinPipe()
+	if err != nil {
+		return nil, err
+	}
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		return nil, err
+	}
+	if err := cmd.Start(); err != nil {
+		return nil, err
+	}
+	c := &child{cmd, in, out, time.AfterFunc(patience, func() { _ = cmd.Process.Kill() })}
+	return c, json.NewEncoder(in).Encode(s)
+}
+
+func (c *child) answer(v any) error { return json.NewDecoder(c.out).Decode(v) }
+
+// end lets a child go: a server when its orders end, a client when it has answered.
+func (c *child) end() {
+	_ = c.orders.Close()
+	_ = c.cmd.Wait()
+	c.limit.Stop()
+}

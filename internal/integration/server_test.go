@@ -1,0 +1,238 @@
+package integration
+
+import (
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats-server/v2/server"
+	"github.com/nats-io/nats.go"
+
+	"github.com/seed-829c304d/wsshard"
+)
+
+// This file answers: how does a test run a NATS server, and what does the server itself say of its clients?
+
+// limit is how long a test waits for what must happen. A healthy machine needs a fraction of it.
+const limit = 60 * time.Second
+
+// eventually waits until ok says so.
+func eventually(t *testing.T, what string, ok func() bool) {
+	t.Helper()
+	tick := time.NewTicker(2 * time.Millisecond)
+	defer tick.Stop()
+	for end := time.Now().Add(limit); !ok(); <-tick.C {
+		if time.Now().After(end) {
+			t.Fatalf("not within %v: %s", limit, what)
+		}
+	}
+}
+
+// natsServer is a server in this process. Its ports stay the same when it is started again.
+type natsServer struct {
+	*server.Server
+	t     *testing.T
+	opts  *server.Options
+	roots *x509.CertPool // nil: it speaks no TLS
+}
+
+// startNATS starts a server; adjust may change its options.
+func startNATS(t *testing.T, adjust ...func(*natsServer)) *natsServer {
+	t.Helper()
+	n := &natsServer{t: t, opts: &server.Options{
+		Host: "127.0.0.1", Port: server.RANDOM_PORT,
+		HTTPHost: "127.0.0.1", HTTPPort: server.RANDOM_PORT,
+		Websocket: server.WebsocketOpts{Host: "127.0.0.1", Port: server.RANDOM_PORT, NoTLS: true},
+		NoLog:     true, NoSigs: true,
+	}}
+	for _, f := range adjust {
+		f(n)
+	}
+	n.start()
+	t.Cleanup(n.stop)
+	port := func(addr net.Addr) int { return addr.(*net.TCPAddr).Port }
+	n.opts.Port, n.opts.HTTPPort = port(n.Addr()), port(n.MonitorAddr())
+	if _, err := fmt.Sscanf(n.url()[strings.LastIndex(n.url(), ":"):], ":%d", &n.opts.Websocket.Port); err != nil {
+		t.Fatal(err)
+	}
+	return n
+}
+
+// secured gives the server a certificate for its WebSocket listener.
+func secured(n *natsServer) {
+	ts := httptest.NewTLSServer(nil)
+	defer ts.Close()
+	n.roots = x509.NewCertPool()
+	n.roots.AddCert(ts.Certificate())
+	n.opts.Websocket.NoTLS = false
+	n.opts.Websocket.TLSConfig = &tls.Config{Certificates: ts.TLS.Certificates}
+}
+
+func compressing(n *natsServer) { n.opts.Websocket.Compression = true }
+
+// start starts the server, again if need be: somebody's outgoing connection may sit on a port for a moment.
+func (n *natsServer) start() {
+	n.t.Helper()
+	for range 20 {
+		s, err := server.NewServer(n.opts.Clone())
+		if err != nil {
+			n.t.Fatal(err)
+		}
+		s.Start()
+		if n.Server = s; s.ReadyForConnections(3 * time.Second) {
+			return
+		}
+		n.stop()
+	}
+	n.t.Fatal("the NATS server does not start")
+}
+
+func (n *natsServer) stop() {
+	n.Shutdown()
+	n.WaitForShutdown()
+}
+
+func (n *natsServer) url() string { return n.WebsocketURL() }
+
+// dial connects a client over plain TCP. It comes back by itself, and keeps nothing to be sent later.
+func (n *natsServer) dial() *nats.Conn {
+	n.t.Helper()
+	nc, err := nats.Connect(n.ClientURL(), nats.MaxReconnects(-1), nats.ReconnectWait(20*time.Millisecond), nats.ReconnectJitter(0, 0), nats.ReconnectBufSize(-1))
+	if err != nil {
+		n.t.Fatal(err)
+	}
+	n.t.Cleanup(nc.Close)
+	return nc
+}
+
+// client is a connection as the monitoring page shows it.
+type client struct {
+	CID           uint64   `json:"cid"`
+	Name          string   `json:"name"`
+	TLS           string   `json:"tls_version"`
+	Subscriptions []string `json:"subscriptions_list"`
+}
+
+// clients asks the monitoring page for the shards' connections; "&subs=1" lists their subscriptions too.
+func (n *natsServer) clients(query string) map[int][]client {
+	n.t.Helper()
+	resp, err := http.Get(fmt.Sprintf("http://%s/connz?limit=10000%s", n.MonitorAddr(), query))
+	if err != nil {
+		n.t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	var page struct {
+		Connections []client `json:"connections"`
+	}
+	if err := json.NewDecoder(resp.Body).Decode(&page); err != nil {
+		n.t.Fatal(err)
+	}
+	shards := make(map[int][]client)
+	for _, c := range page.Connections {
+		var shard int
+		if _, err := fmt.Sscanf(c.Name, "shard %d", &shard); err == nil {
+			shards[shard] = append(shards[shard], c)
+		}
+	}
+	return shards
+}
+
+// wantSubscriptions waits until the server lists, shard by shard, one connection with exactly what is desired there; and
+// that, all together, must be want.
+func (n *natsServer) wantSubscriptions(s *Subscriber, want []string) {
+	n.t.Helper()
+	m := s.Manager
+	var all []string
+	for shard := range m.ShardCount() {
+		all = append(all, m.ShardSubscriptions(shard)...)
+	}
+	if !sameSet(all, want) {
+		n.t.Fatalf("%d subjects are desired, want %d", len(all), len(want))
+	}
+	var differ string
+	equal := func() bool {
+		shards := n.clients("&subs=1")
+		differ = ""
+		for shard := range m.ShardCount() {
+			clients := shards[shard]
+			if len(clients) != 1 {
+				differ = fmt.Sprintf("shard %d has %d connections", shard, len(clients))
+			} else if got, want := clients[0].Subscriptions, m.ShardSubscriptions(shard); !sameSet(got, want) {
+				differ = fmt.Sprintf("shard %d: the server lists %d subscriptions, %d are desired", shard, len(got), len(want))
+			}
+		}
+		return differ == "" && len(shards) == m.ShardCount()
+	}
+	defer func() {
+		if n.t.Failed() {
+			n.t.Log(differ)
+		}
+	}()
+	eventually(n.t, "the server lists what is desired", equal)
+}
+
+// sameSet compares without order; what is twice in one must be twice in the other.
+func sameSet(a, b []string) bool {
+	a, b = slices.Clone(a), slices.Clone(b)
+	slices.Sort(a)
+	slices.Sort(b)
+	return slices.Equal(a, b)
+}
+
+// subscriber starts a Subscriber with these subjects, whose deliveries and events go into book. It is stopped with the test.
+func (n *natsServer) subscriber(book *account, cfg wsshard.Config, subjects ...string) *Subscriber {
+	n.t.Helper()
+	if n.roots != nil {
+		cfg.Connection.TLSConfig = &tls.Config{RootCAs: n.roots}
+	}
+	if cfg.Backoff == (wsshard.BackoffConfig{}) {
+		cfg.Backoff = wsshard.BackoffConfig{InitialDelay: 5 * time.Millisecond, MaxDelay: 100 * time.Millisecond}
+	}
+	if cfg.Connection.CircuitBreakerResetTimeout == 0 {
+		cfg.Connection.CircuitBreakerResetTimeout = 50 * time.Millisecond
+	}
+	s, err := New(Options{URL: n.url(), Name: "shard", Config: cfg, Receive: book.receive, Observe: book.event})
+	if err != nil {
+		n.t.Fatal(err)
+	}
+	if _, err := s.Manager.Subscribe(subjects...); err != nil {
+		n.t.Fatal(err)
+	}
+	if err := s.Manager.Start(n.t.Context()); err != nil {
+		n.t.Fatal(err)
+	}
+	n.t.Cleanup(func() { stop(n.t, s) })
+	synced(n.t, s)
+	return s
+}
+
+// refusing denies some subjects to all clients.
+func refusing(n *natsServer) {
+	n.opts.NoAuthUser = "any"
+	n.opts.Users = []*server.User{{Username: "any", Password: "any", Permissions: &server.Permissions{
+		Subscribe: &server.SubjectPermission{Deny: []string{"secret.>"}},
+	}}}
+}
+
+// failures lists the topics that an error of Sync names.
+func failures(err error) (subs []string) {
+	var one *wsshard.SubscriptionError[string]
+	if many, ok := err.(interface{ Unwrap() []error }); ok {
+		for _, err := range many.Unwrap() {
+			subs = append(subs, failures(err)...)
+		}
+	} else if errors.As(err, &one) {
+		subs = append(subs, one.Sub)
+	}
+	slices.Sort(subs)
+	return subs
+}

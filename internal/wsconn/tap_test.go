@@ -1,0 +1,174 @@
+package wsconn
+
+import (
+	"errors"
+	"io"
+	"net"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+// script is a connection whose reads come as they are listed.
+type script struct {
+	net.Conn // nil: nothing else may be called
+	reads    []step
+}
+
+type step struct {
+	after time.Duration
+	bytes string
+	err   error
+}
+
+func (s *script) Read(p []byte) (int, error) {
+	if len(s.reads) == 0 {
+		return 0, io.EOF
+	}
+	next := s.reads[0]
+	s.reads = s.reads[1:]
+	time.Sleep(next.after)
+	return copy(p, next.bytes), next.err
+}
+
+func tapped(t *testing.T, f func(t *testing.T, tap *Tap), reads ...step) {
+	t.Helper()
+	synctest.Test(t, func(t *testing.T) {
+		tap := NewTap(&script{reads: reads}, 0)
+		tap.Established()
+		f(t, tap)
+	})
+}
+
+// The handshake may read so many bytes and no more, however it asks for them.
+func TestHeadBudget(t *testing.T) {
+	tap := NewTap(&script{reads: []step{{bytes: "12345"}, {bytes: "678"}, {bytes: "x"}}}, 7)
+	p := make([]byte, 100)
+	for i, want := range []struct {
+		n   int
+		err error
+	}{{5, nil}, {2, nil}, {0, ErrHead}, {0, ErrHead}} {
+		if n, err := tap.Read(p); n != want.n || err != want.err || tap.Failed() != want.err {
+			t.Errorf("read %d: %d, %v (%v)", i, n, err, tap.Failed())
+		}
+	}
+	tap.Established() // over: what is read from now on is the connection's
+	if n, err := tap.Read(p); n != 1 || err != nil || tap.Signs().Reads != 1 {
+		t.Errorf("%d, %v, %+v", n, err, tap.Signs())
+	}
+}
+
+func TestHeadError(t *testing.T) {
+	broken := errors.New("broken")
+	tap := NewTap(&script{reads: []step{{bytes: "1", err: nil}, {err: broken}}}, 100)
+	p := make([]byte, 100)
+	tap.Read(p)
+	if tap.Failed() != nil {
+		t.Error(tap.Failed())
+	}
+	if _, err := tap.Read(p); err != broken || tap.Failed() != broken {
+		t.Errorf("%v, %v", err, tap.Failed())
+	}
+}
+
+// The reader's clock runs while the reader waits, and only then.
+func TestReadersClock(t *testing.T) {
+	tapped(t, func(t *testing.T, tap *Tap) {
+		p := make([]byte, 10)
+		want := func(what string, clock time.Duration, waiting bool) {
+			t.Helper()
+			if s := tap.Signs(); s.Clock(tap.Now()) != clock || s.Waiting != waiting {
+				t.Errorf("%s: clock %v, waiting %v; want %v, %v", what, s.Clock(tap.Now()), s.Waiting, clock, waiting)
+			}
+		}
+		want("fresh", 0, false)
+		time.Sleep(time.Hour) // a callback
+		want("before the first read", 0, false)
+
+		go tap.Read(p)
+		time.Sleep(2 * time.Second)
+		want("waiting", 2*time.Second, true)
+		time.Sleep(time.Second)
+		synctest.Wait()
+		want("read", 3*time.Second, false)
+		if s := tap.Signs(); s.Reads != 1 || s.Seen != time.Hour+3*time.Second || tap.Stamp() != s.Seen {
+			t.Errorf("%+v, stamp %v", s, tap.Stamp())
+		}
+		if got, want := tap.At(tap.Stamp()), time.Now(); !got.Equal(want) {
+			t.Errorf("stamp is %v, want %v", got, want)
+		}
+		time.Sleep(time.Hour)
+		want("in a callback", 3*time.Second, false)
+		tap.Read(p)
+		want("read what was there", 3*time.Second, false)
+		if tap.Read(p); tap.Failed() != io.ErrClosedPipe {
+			t.Errorf("failed with %v", tap.Failed())
+		}
+		if s := tap.Signs(); s.Reads != 2 || s.Seen != 2*time.Hour+3*time.Second {
+			t.Errorf("a read without bytes counts: %+v", s)
+		}
+	}, step{after: 3 * time.Second, bytes: "abc"}, step{bytes: "d"}, step{after: time.Second, err: io.ErrClosedPipe})
+}
+
+// A clock that is asked for an instant before it began to wait stands.
+func TestClockOfThePast(t *testing.T) {
+	s := Signs{Waiting: true, Since: 10, Waited: 5}
+	for now, want := range map[time.Duration]time.Duration{0: 5, 10: 5, 12: 7} {
+		if got := s.Clock(now); got != want {
+			t.Errorf("at %d: %d, want %d", now, got, want)
+		}
+	}
+}
+
+// Data is when the last data message had been handled, and is published when the reader waits again.
+func TestFresh(t *testing.T) {
+	tapped(t, func(t *testing.T, tap *Tap) {
+		p := make([]byte, 10)
+		tap.Read(p)
+		if tap.Fresh(); tap.Signs().Fed {
+			t.Error("fed before it was handled")
+		}
+		time.Sleep(time.Minute) // the handler
+		tap.Read(p)
+		if s := tap.Signs(); !s.Fed || s.Data != time.Second || s.Waited != 3*time.Second {
+			t.Errorf("%+v", s)
+		}
+		tap.Read(p)
+		if s := tap.Signs(); s.Data != time.Second {
+			t.Errorf("fed by nothing: %+v", s)
+		}
+	}, step{after: time.Second, bytes: "a"}, step{after: 2 * time.Second, bytes: "b"}, step{bytes: "c"})
+}
+
+// What has begun, and since when: from the first byte, through control frames, until its own end.
+func TestBegun(t *testing.T) {
+	one := step{after: time.Second, bytes: "x"}
+	tapped(t, func(t *testing.T, tap *Tap) {
+		p := make([]byte, 10)
+		read := func(begun bool, began time.Duration) {
+			t.Helper()
+			tap.Read(p)
+			if s := tap.Signs(); s.Begun != begun || begun && s.Began != began {
+				t.Errorf("after %v: begun %v at %v, want %v at %v", s.Waited, s.Begun, s.Began, begun, began)
+			}
+		}
+		read(false, 0) // 1st second: nothing has come before
+		read(true, time.Second)
+		tap.message = true // its header is complete
+		read(true, time.Second)
+		tap.frame() // a ping in between
+		read(true, time.Second)
+		tap.message = false
+		tap.frame() // the end of it
+		read(false, 0)
+		tap.frame() // whole in one read
+		read(false, 0)
+		tap.message = true // one ends and the next begins in one read
+		tap.ended = true
+		read(true, 6*time.Second)
+		tap.message = false
+		tap.frame()
+		tap.message = true
+		read(true, 7*time.Second)
+	}, one, one, one, one, one, one, one, one)
+}

@@ -1,0 +1,5 @@
+//go:build !race
+
+package wsshard_test
+
+const raceBuild = false
