@@ -2,6 +2,7 @@ package wsshard_test
 
 import (
 	"context"
+	"fmt"
 	"slices"
 	"strings"
 	"sync"
@@ -89,9 +90,16 @@ func TestBatchOfAll(t *testing.T) {
 	})
 }
 
+// gathering is a configuration in which what is said after a Sync is written together, when the pace allows the next.
+func gathering(most int) wsshard.Config {
+	cfg := slowly()
+	cfg.Subscribe.MaxPerMessage = most
+	return cfg
+}
+
 // What changed before anything was written costs nothing, and the order is that of the last change.
 func TestBatchesAreTheDifference(t *testing.T) {
-	bubble(t, wsshard.Config{}, withSnapshots, func(w *world) {
+	bubble(t, gathering(100), withSnapshots, func(w *world) {
 		w.start("a", "b")
 		w.wantWire(0, "+a,b")
 
@@ -126,7 +134,7 @@ func TestBatchesAreTheDifference(t *testing.T) {
 
 // Without a Resubscriber a fresh snapshot takes an unsubscription and a subscription, and nothing else suffers.
 func TestResubscribeWithoutResubscriber(t *testing.T) {
-	bubble(t, wsshard.Config{Subscribe: wsshard.SubscribeConfig{MaxPerMessage: 2}}, nil, func(w *world) {
+	bubble(t, gathering(2), nil, func(w *world) {
 		w.start("a", "b", "c", "d")
 		w.wantWire(0, "+a,b", "+c,d")
 		w.m.Resubscribe("c", "a", "b")
@@ -170,6 +178,39 @@ func TestSubscribeWhileDown(t *testing.T) {
 		w.wantWire(1, "+c,a,d")
 		w.wantTopics("a", "c", "d")
 	})
+}
+
+// In a switchover both connections follow: what is taken back on the old one is not on the new one, whenever that was.
+func TestSubscribeWhileSwitching(t *testing.T) {
+	for _, at := range []time.Duration{0, 50 * time.Millisecond, 150 * time.Millisecond, 500 * time.Millisecond, 1300 * time.Millisecond} {
+		t.Run(fmt.Sprint(at), func(t *testing.T) {
+			bubble(t, wsshard.Config{}, withSnapshots, func(w *world) {
+				w.net.SetLatency(40 * time.Millisecond)
+				w.start("a", "b", "c")
+				after(time.Second)
+				done := make(chan error)
+				go func() { done <- w.m.HotSwitchover(context.Background(), 0) }()
+				time.Sleep(at)
+				w.m.Unsubscribe("b")
+				w.subscribe("d")
+				w.m.Resubscribe("a")
+				w.sync()
+				after(50 * time.Millisecond)
+				if got := w.topics.On(w.srv.Conn(0)); !slices.Equal(got, []string{"a", "c", "d"}) {
+					t.Errorf("the old connection has %q", got)
+				}
+				if err := <-done; err != nil {
+					t.Error(err)
+				}
+				w.sync()
+				after(time.Second)
+				w.wantTopics("a", "c", "d")
+				if n := w.srv.Conns(); n != 2 {
+					t.Errorf("%d connections", n)
+				}
+			})
+		})
+	}
 }
 
 // The same before the first connection, and while it is being made.
@@ -275,7 +316,7 @@ func TestNothingToSay(t *testing.T) {
 
 // What the handler does to req.Subs is its own affair, and what it keeps is not asked of us.
 func TestHandlerOwnsNothingOfARequest(t *testing.T) {
-	bubble(t, wsshard.Config{Subscribe: wsshard.SubscribeConfig{MaxPerMessage: 3}}, withSnapshots, func(w *world) {
+	bubble(t, gathering(3), withSnapshots, func(w *world) {
 		w.app.encode = func(sign string, req wsshard.Request[string]) (wsshard.Message, error) {
 			slices.Sort(req.Subs)
 			msg, err := asTopics(sign, req)

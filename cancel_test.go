@@ -200,3 +200,41 @@ func (l slowLimiter) Wait(ctx context.Context, _, _ string) error {
 }
 
 func (slowLimiter) Block(string, string, time.Time) {}
+
+// A switchover whose caller gives up ends at once, wherever it is, and the old connection goes on.
+func TestCancelledSwitchoverEndsAtEachStep(t *testing.T) {
+	for name, stall := range stalls {
+		t.Run(name, func(t *testing.T) {
+			s := &stepper{}
+			bubble(t, dialsOnly(), s.with, func(w *world) {
+				w.start("a")
+				stall(w, s)
+				ctx, cancel := context.WithCancel(context.Background())
+				moved := make(chan error, 1)
+				go func() { moved <- w.m.HotSwitchover(ctx, 0) }()
+				after(time.Second)
+				w.wantState(0, wsshard.ShardSwitching)
+				cancel()
+				after(0)
+				select {
+				case err := <-moved:
+					if !errors.Is(err, context.Canceled) {
+						t.Errorf("HotSwitchover: %v", err)
+					}
+				default:
+					t.Error("HotSwitchover goes on")
+				}
+				w.wantState(0, wsshard.ShardConnected)
+				w.topics.Publish("a", "1")
+				w.wantGot("a:1")
+				w.wantCauses()
+				if errs, _ := s.failures(); len(errs) > 0 {
+					t.Errorf("OnError heard %v", errs)
+				}
+				if n := w.net.Open(); n != 1 {
+					t.Errorf("%d sockets are open", n)
+				}
+			})
+		})
+	}
+}

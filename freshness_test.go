@@ -53,8 +53,9 @@ func TestFreshnessByShard(t *testing.T) {
 		w.wantShardFresh(0, off)
 		w.wantFresh("a", off)
 		w.topics.Publish("a", "1")
+		peer := w.peerWith("a")
 		after(5 * time.Second)
-		w.srv.Conn(0).Send("chat") // no data
+		peer.Send("chat") // no data
 		after(time.Second)
 		w.wantShardFresh(0, 6*time.Second)
 		w.wantFresh("a", 6*time.Second)
@@ -65,7 +66,7 @@ func TestFreshnessByShard(t *testing.T) {
 		w.wantShardFresh(2, off)
 		w.wantShardFresh(-1, off)
 
-		w.srv.Conn(0).Kill() // a shard that is down is not fresh, nor is one without data since
+		peer.Kill() // a shard that is down is not fresh, nor is one without data since
 		after(time.Millisecond)
 		w.wantShardFresh(0, off)
 		w.wantFresh("a", off)

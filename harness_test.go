@@ -238,6 +238,19 @@ func (w *world) wantCauses(want ...error) {
 	}
 }
 
+// peerWith is the live connection that has topic: shards dial in any order.
+func (w *world) peerWith(topic string) *wstest.Peer {
+	w.t.Helper()
+	synctest.Wait()
+	for _, p := range w.srv.Live() {
+		if slices.Contains(w.topics.On(p), topic) {
+			return p
+		}
+	}
+	w.t.Fatalf("%q is on no connection", topic)
+	return nil
+}
+
 func numbered(n int) []string {
 	subs := make([]string, n)
 	for i := range subs {

@@ -71,6 +71,7 @@ func drawModel(seed uint64) *model {
 		Backoff:                  wsshard.BackoffConfig{MaxDelay: 2 * time.Second},
 	}
 	m.cfg.Connection.ProactiveReconnectInterval = time.Duration(pick(-1, 20)) * time.Second
+	m.cfg.Connection.MaxConnectAttempts = pick(0, 0, 3)
 	m.cfg.Health.PingInterval, m.cfg.Health.DataTimeout = 8*time.Second, time.Duration(pick(-1, 12))*time.Second
 	m.cfg.Health.PongTimeout = 4 * time.Second
 	for range 60 {
@@ -194,6 +195,7 @@ func (m *model) run(t *testing.T) {
 		}
 		w.srv.Restart()
 		after(time.Second) // the news of it has a way to go
+		w.revive()
 		limit, cancel := context.WithTimeout(context.Background(), 10*time.Minute)
 		defer cancel()
 		if err := w.m.Sync(limit); err != nil {
@@ -202,6 +204,15 @@ func (m *model) run(t *testing.T) {
 		calls.Wait()
 		m.check(w, want)
 	})
+}
+
+// revive has parked shards try again.
+func (w *world) revive() {
+	for _, sm := range w.m.Metrics().Shards {
+		if sm.State == wsshard.ShardParked {
+			w.m.Reconnect(sm.ShardID)
+		}
+	}
 }
 
 func (m *model) step(w *world, s step, want map[string]bool, calls *sync.WaitGroup) {
@@ -246,12 +257,13 @@ func (m *model) subscribe(w *world, subs []string, want map[string]bool) {
 	places := m.cfg.MaxSubscriptionsPerShard * m.cfg.MaxShards
 	results, err := w.m.Subscribe(subs...)
 	full := false
+	parks := m.cfg.Connection.MaxConnectAttempts > 0 // then places may be out of reach
 	for i, sub := range subs {
 		status := wsshard.SubscribeAdded
 		switch {
 		case want[sub]:
 			status = wsshard.SubscribeExisting
-		case places > 0 && len(want) == places:
+		case places > 0 && (len(want) == places || parks && !results[i].OK()):
 			status, full = wsshard.SubscribeFailed, true
 		}
 		if results[i].Status != status {
@@ -271,6 +283,7 @@ func (m *model) check(w *world, want map[string]bool) {
 	var wrong []string
 	for range 600 {
 		after(100 * time.Millisecond)
+		w.revive()
 		if wrong = m.compare(w, want); wrong == nil {
 			break
 		}

@@ -17,6 +17,7 @@ import (
 type diary struct {
 	*app
 	verdict func(err error) bool
+	onGone  func()
 
 	mu    sync.Mutex
 	lines []string
@@ -36,6 +37,9 @@ func (d *diary) OnConnect(_ context.Context, st wsshard.ConnectionState) ([]wssh
 
 func (d *diary) OnDisconnect(_ context.Context, cause error, st wsshard.ConnectionState) {
 	d.note("disconnect %d", st.Generation)
+	if d.onGone != nil {
+		d.onGone()
+	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.errs = append(d.errs, cause)
@@ -281,4 +285,36 @@ func TestLifetimeWithoutSwitchover(t *testing.T) {
 		}
 		w.wantTopics("a")
 	})
+}
+
+// A handler may ask for a reconnect in whatever it is told of the loss: the next dial is then at once, and its connection
+// stays.
+func TestReconnectInsideCallbacks(t *testing.T) {
+	for name, hook := range map[string]func(d *diary, w *world){
+		"OnDisconnect": func(d *diary, w *world) { d.onGone = func() { w.m.Reconnect(0) } },
+		"OnError":      func(d *diary, w *world) { d.verdict = func(error) bool { return w.m.Reconnect(0) == nil } },
+		"OnError, parking": func(d *diary, w *world) {
+			d.verdict = func(error) bool { w.m.Reconnect(0); return false }
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			cfg := dialsOnly()
+			cfg.Backoff.InitialDelay = 20 * time.Second
+			d := &diary{}
+			bubble(t, cfg, withDiary(d), func(w *world) {
+				hook(d, w)
+				w.start("a")
+				begin := time.Now()
+				w.dialled(begin)
+				for i := range 20 {
+					w.srv.Conn(i).Reset()
+					after(0)
+				}
+				w.wantDials(begin, make([]time.Duration, 20)...)
+				w.wantTopics("a")
+				after(time.Hour)
+				w.wantDials(begin)
+			})
+		})
+	}
 }

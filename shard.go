@@ -118,8 +118,11 @@ func (s *shard[S]) hold(ctx context.Context, cur *session[S]) (cause error, inte
 		case <-age.C:
 			s.grownOld(cur)
 		}
-		if s.takeReconnect() {
+		if cur.ctx.Err() == nil && s.takeReconnect() {
 			cur.end(ErrReconnect)
+			if !errors.Is(context.Cause(cur.ctx), ErrReconnect) { // it had just ended by itself: the request is for what follows
+				s.askReconnect()
+			}
 		}
 		mv, next := s.pendingMove(), cur
 		if mv != nil && cur.ctx.Err() == nil {

@@ -5,8 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"math/rand/v2"
 	"slices"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -191,23 +194,68 @@ func TestDuplicatesOpenNoShard(t *testing.T) {
 	}
 }
 
+// An idle shard has nothing to do, and nothing is wrong with that: it hears pings and keeps its connection.
 func TestStartOpensOneShardAtLeast(t *testing.T) {
-	bubble(t, wsshard.Config{}, nil, func(w *world) {
+	cfg := wsshard.Config{Connection: wsshard.ConnectionConfig{ProactiveReconnectInterval: -1}}
+	bubble(t, cfg, nil, func(w *world) {
+		w.srv.OnOpen(func(p *wstest.Peer) { p.Ping("hello") })
 		w.start()
-		after(time.Hour) // it has nothing to do, and nothing is wrong with that
-		if n := w.m.ShardCount(); n != 1 {
-			t.Errorf("%d shards, want 1", n)
+		after(24 * time.Hour)
+		if n, conns := w.m.ShardCount(), w.srv.Conns(); n != 1 || conns != 1 {
+			t.Errorf("%d shards, %d connections, want one of each", n, conns)
 		}
-		if n := w.srv.Conns(); n < 1 || len(w.srv.Live()) != 1 {
-			t.Errorf("%d connections, %d live, want one live", n, len(w.srv.Live()))
+		if got := w.srv.Conn(0).Got(); len(got) != 0 {
+			t.Errorf("the idle shard wrote %q", got)
 		}
-		for _, p := range w.srv.Live() {
-			if got := p.Got(); len(got) != 0 {
-				t.Errorf("the idle shard wrote %q", got)
+		if m := w.m.Metrics(); m.Errors != 0 || m.HotSwitchovers != 0 {
+			t.Errorf("%d errors, %d switchovers", m.Errors, m.HotSwitchovers)
+		}
+	})
+}
+
+// Many callers at once: each item has one fate, and the server gets what is left, while connections die.
+func TestSubscribeConcurrently(t *testing.T) {
+	bubble(t, wsshard.Config{MaxSubscriptionsPerShard: 20}, withSnapshots, func(w *world) {
+		w.start()
+		var callers sync.WaitGroup
+		var added atomic.Int64
+		for i := range 20 {
+			callers.Go(func() {
+				rnd := rand.New(rand.NewPCG(uint64(i), 3))
+				own := fmt.Sprint("own", i)
+				for range 100 {
+					results, err := w.m.Subscribe(own, "shared", own)
+					if err != nil || !results[0].OK() || !results[1].OK() || results[2].Status != wsshard.SubscribeExisting {
+						t.Errorf("Subscribe: %q, %v", outcome(results), err)
+					}
+					if results[1].Status == wsshard.SubscribeAdded {
+						added.Add(1)
+					}
+					w.m.Resubscribe(own)
+					w.m.Metrics()
+					time.Sleep(time.Duration(rnd.IntN(20)) * time.Millisecond)
+					w.m.Unsubscribe(own)
+				}
+				w.m.Subscribe(own)
+			})
+		}
+		callers.Go(func() {
+			for range 10 {
+				time.Sleep(50 * time.Millisecond)
+				for _, p := range w.srv.Live() {
+					p.Kill()
+				}
 			}
+		})
+		callers.Wait()
+		w.sync()
+		want := []string{"shared"}
+		for i := range 20 {
+			want = append(want, fmt.Sprint("own", i))
 		}
-		if errs := w.m.Metrics().Errors; errs != 0 {
-			t.Errorf("%d errors", errs)
+		w.wantTopics(want...)
+		if n := added.Load(); n != 1 {
+			t.Errorf("%d callers added the shared one", n)
 		}
 	})
 }

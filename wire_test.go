@@ -94,28 +94,33 @@ func TestAllowedFrames(t *testing.T) {
 		bytewise += rawBytes(opCont, runes[i:i+1])
 	}
 	ping := rawBytes(fin|opPing, long[:125])
-	bubble(t, wsshard.Config{Connection: wsshard.ConnectionConfig{ReadLimit: limit}}, nil, func(w *world) {
-		w.app.url = "ws://raw/"
-		s := w.serveRaw("raw:80", nil, func(c *rawConn) {
-			c.upgrade()
-			c.say(rawBytes(fin|opText, "") + rawBytes(fin|opBinary, "\xff\x00"))
-			c.say(rawBytes(opText, "a") + ping + rawBytes(fin|opPong, "unasked") + rawBytes(opCont, "") + ping + rawBytes(opCont, "b") + rawBytes(fin|opCont, "c"))
-			c.say(bytewise + rawBytes(fin|opCont, ""))
-			c.say(rawBytes(fin|opBinary, long) + rawBytes(opText, long[1:]) + rawBytes(fin|opCont, "x"))
-			c.say("\x81\x7e\x00\x01y" + "\x81\x7f\x00\x00\x00\x00\x00\x00\x00\x01z") // lengths could be shorter
-			c.gone()
+	for _, size := range []int{0, 1, 1 << 20} { // of the buffer
+		t.Run(fmt.Sprint(size), func(t *testing.T) {
+			cfg := wsshard.Config{Connection: wsshard.ConnectionConfig{ReadLimit: limit, ReadBufferSize: size}}
+			bubble(t, cfg, nil, func(w *world) {
+				w.app.url = "ws://raw/"
+				s := w.serveRaw("raw:80", nil, func(c *rawConn) {
+					c.upgrade()
+					c.say(rawBytes(fin|opText, "") + rawBytes(fin|opBinary, "\xff\x00"))
+					c.say(rawBytes(opText, "a") + ping + rawBytes(fin|opPong, "unasked") + rawBytes(opCont, "") + ping + rawBytes(opCont, "b") + rawBytes(fin|opCont, "c"))
+					c.say(bytewise + rawBytes(fin|opCont, ""))
+					c.say(rawBytes(fin|opBinary, long) + rawBytes(opText, long[1:]) + rawBytes(fin|opCont, "x"))
+					c.say("\x81\x7e\x00\x01y" + "\x81\x7f\x00\x00\x00\x00\x00\x00\x00\x01z") // lengths could be shorter
+					c.gone()
+				})
+				w.begin()
+				after(time.Second)
+				w.wantGot("", "\xff\x00", "abc", runes, long, long, "y", "z")
+				w.wantState(0, wsshard.ShardConnected)
+				if n := len(s.conn(0).frames(opPong)); n < 1 || n > 2 {
+					t.Errorf("%d pongs", n)
+				}
+				if m := w.m.Metrics(); m.MessagesReceived != 8 || m.PongsReceived != 1 {
+					t.Errorf("%d messages, %d pongs counted", m.MessagesReceived, m.PongsReceived)
+				}
+			})
 		})
-		w.begin()
-		after(time.Second)
-		w.wantGot("", "\xff\x00", "abc", runes, long, long, "y", "z")
-		w.wantState(0, wsshard.ShardConnected)
-		if n := len(s.conn(0).frames(opPong)); n < 1 || n > 2 {
-			t.Errorf("%d pongs", n)
-		}
-		if m := w.m.Metrics(); m.MessagesReceived != 8 || m.PongsReceived != 1 {
-			t.Errorf("%d messages, %d pongs counted", m.MessagesReceived, m.PongsReceived)
-		}
-	})
+	}
 }
 
 // LowLatencyMode trades the check of UTF-8 for speed, and nothing else.
