@@ -31,7 +31,7 @@ type opening[S comparable] struct {
 // attempt opens a session in a goroutine of its own, which ends with it: what the dial needed of stack is given back, and a
 // callback that leaves by runtime.Goexit takes nobody along. r is the relay of a switchover, else nil.
 func (s *shard[S]) attempt(ctx context.Context, h *haste, r *relay[S]) (*session[S], error) {
-	res := <-s.attemptAsync(ctx, h, r)
+	res := <-s.attemptAsync(ctx, s.state(), h, r)
 	return res.session, res.err
 }
 
@@ -40,9 +40,9 @@ type attemptResult[S comparable] struct {
 	err     error
 }
 
-func (s *shard[S]) attemptAsync(ctx context.Context, h *haste, r *relay[S]) <-chan attemptResult[S] {
+func (s *shard[S]) attemptAsync(ctx context.Context, st ConnectionState, h *haste, r *relay[S]) <-chan attemptResult[S] {
 	done := make(chan attemptResult[S], 1)
-	o := &opening[S]{sh: s, m: s.m, haste: h, st: s.state(), left: s.m.cfg.Connection.ConnectTimeout}
+	o := &opening[S]{sh: s, m: s.m, haste: h, st: st, left: s.m.cfg.Connection.ConnectTimeout}
 	if cur := s.live.Load(); r != nil && cur != nil {
 		o.lost = cur.ctx.Done()
 	}

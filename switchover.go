@@ -139,8 +139,9 @@ func (ch *change[S]) dial(ctx context.Context) <-chan attemptResult[S] {
 	class, silent, _ := s.look(ch.mv)
 	ch.haste.raise(class)
 	ch.skipTurn = func() {}
+	st := s.state() // here, in the loop that owns what it says
 	if silent {
-		return s.attemptAsync(ctx, ch.haste, ch.relay)
+		return s.attemptAsync(ctx, st, ch.haste, ch.relay)
 	}
 	waiting, skip := context.WithCancel(ctx)
 	ch.skipTurn = skip
@@ -156,7 +157,7 @@ func (ch *change[S]) dial(ctx context.Context) <-chan attemptResult[S] {
 			done <- attemptResult[S]{err: err}
 			return
 		}
-		done <- <-s.attemptAsync(ctx, ch.haste, ch.relay)
+		done <- <-s.attemptAsync(ctx, st, ch.haste, ch.relay)
 	}()
 	return done
 }
