@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -177,10 +178,9 @@ func TestLimiterIsShared(t *testing.T) {
 	limiter := wsshard.NewConnectLimiter(4, window)
 	cfg := wsshard.Config{MaxSubscriptionsPerShard: 1, Connection: wsshard.ConnectionConfig{Limiter: limiter}}
 	bubble(t, cfg, nil, func(w *world) {
-		busy := false
+		var busy atomic.Bool
 		w.srv.Reject(func(*http.Request) (int, http.Header, string) {
-			if busy {
-				busy = false
+			if busy.CompareAndSwap(true, false) {
 				return http.StatusTooManyRequests, http.Header{"Retry-After": {"60"}}, ""
 			}
 			return 0, nil, ""
@@ -206,7 +206,7 @@ func TestLimiterIsShared(t *testing.T) {
 		}
 
 		after(window)
-		busy = true
+		busy.Store(true)
 		w.m.Reconnect(0)
 		after(time.Second)
 		begin := time.Now()

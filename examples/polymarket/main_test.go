@@ -20,7 +20,9 @@ import (
 // soon waits for what must come true.
 func soon(t *testing.T, what string, cond func() bool) {
 	t.Helper()
-	for end := time.Now().Add(20 * time.Second); !cond(); time.Sleep(2 * time.Millisecond) {
+	tick := time.NewTicker(2 * time.Millisecond)
+	defer tick.Stop()
+	for end := time.Now().Add(20 * time.Second); !cond(); <-tick.C {
 		if time.Now().After(end) {
 			t.Fatalf("it never came true: %s", what)
 		}
@@ -223,8 +225,10 @@ func TestProgram(t *testing.T) {
 	ctx, cancel := context.WithCancelCause(t.Context())
 	out, errOut := &safeBuffer{}, &safeBuffer{}
 	go func() {
+		tick := time.NewTicker(2 * time.Millisecond)
+		defer tick.Stop()
 		for ctx.Err() == nil && !strings.Contains(out.String(), "30 of 30 assets with a book") {
-			time.Sleep(2 * time.Millisecond)
+			<-tick.C
 		}
 		cancel(errors.New("seen enough"))
 	}()
