@@ -316,3 +316,28 @@ func TestManagerStartedInACallback(t *testing.T) {
 		other.Stop(context.Background())
 	})
 }
+
+// TestCallbackContextElsewhere: a goroutine that a callback gave its context to is taken for the callback; one without it
+// waits, and is not waited for.
+func TestCallbackContextElsewhere(t *testing.T) {
+	for _, callback := range []string{"URL", "ConnectionHeaders", "Login", "OnConnect", "OnMessage", "OnDisconnect", "OnError"} {
+		everywhere(t, callback, wsshard.Config{}, func(w everyWorld) {
+			with, without := make(chan error, 1), make(chan error, 1)
+			var called atomic.Bool
+			w.e.at = func(ctx context.Context, where string, _ wsshard.ConnectionState) {
+				if where == callback && called.CompareAndSwap(false, true) {
+					go func() { with <- w.m.Sync(ctx) }()
+					go func() { without <- w.m.Sync(context.Background()) }()
+				}
+			}
+			w.provoke()
+			if err := <-with; err != wsshard.ErrInCallback {
+				t.Errorf("%s: Sync with its context: %v", callback, err)
+			}
+			if err := <-without; err != nil {
+				t.Errorf("%s: Sync without: %v", callback, err)
+			}
+			w.wantWell()
+		})
+	}
+}

@@ -165,6 +165,7 @@ func (d *dialer) upgrade(ctx context.Context, u *url.URL, header http.Header, ta
 		}
 	}()
 	dial := d.plain
+	dial.ReadBufferSize = tap.BufferSize(d.cfg.ReadBufferSize)
 	dial.NetDialContext = func(context.Context, string, string) (net.Conn, error) { return tap, nil }
 	dial.NetDialTLSContext = dial.NetDialContext
 	ws, resp, err := dial.DialContext(ctx, u.String(), header)

@@ -7,3 +7,9 @@ func SetSeed(seed uint64) { testSeed = seed }
 
 // NoteLate has m believe that a timer fired far past its due time: that the process had been stopped.
 func NoteLate[S comparable](m *ShardManager[S]) { m.late.Store(time.Now().UnixNano()) }
+
+// HoldsKeys reports whether the live connection of a shard remembers keys, for a switchover or after one.
+func HoldsKeys[S comparable](m *ShardManager[S], shard int) bool {
+	c := m.life.shards[shard].live.Load()
+	return c.watch.Load() != nil || c.repeats.Load() != nil
+}

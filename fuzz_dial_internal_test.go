@@ -188,7 +188,7 @@ func isASCII(s string) bool { return !strings.ContainsFunc(s, func(r rune) bool 
 func FuzzURL(f *testing.F) {
 	for _, s := range []string{
 		"ws://srv/", "wss://srv:444/a/b?c=d&e=%20", "ws://[::1]:80", "ws://[fe80::1%25eth0]/", "ws://srv:80:80/", "ws://::1/", "ws://user:SECRETx@srv/", "ws://srv/SECRETx%", "ws://srv/?SECRETx\n", "WS://SRV",
-		"ws://%41/", "ws://s%ffrv/", "ws://srv/\x7f", "ws:srv", "ws:///x", "//srv", "ws://[::1]SECRETx/", "ws://srv:+1/", "ws://srv:/", "ws://srv/a%2fb;c=d//..//", "ws://ü/ü?ü",
+		"ws://%41/", "ws://s%ffrv/", "ws://srv/\x7f", "ws:srv", "ws:///x", "//srv", "ws://[::1]SECRETx/", "ws://[::%25]]", "ws://[::%25\xc0]", "ws://srv:+1/", "ws://srv:/", "ws://srv/a%2fb;c=d//..//", "ws://ü/ü?ü",
 	} {
 		f.Add(s)
 	}

@@ -29,7 +29,9 @@ func (c *session[S]) readLoop() error {
 				c.conn.Poison()
 			}
 		} else {
-			c.guarded(text, append(make([]byte, 0, len(data)), data...))
+			own := make([]byte, len(data)) // exactly: a message that is kept keeps nothing else
+			copy(own, data)
+			c.guarded(text, own)
 		}
 	}
 }

@@ -161,6 +161,7 @@ func TestSecretsStayIn(t *testing.T) {
 		"URL without a host":          url("ws:///" + canary),
 		"URL, opaque":                 url("ws:" + canary),
 		"URL, bad host":               url("ws://ra w/" + canary),
+		"URL, not parsed twice":       url("ws://[::%25\xc0]/" + canary),
 		"URL, bad escape in the user": url("ws://%zz" + canary + "@raw/"),
 		"bad header value":            header("Authorization", canary+"\n"),
 		"reserved header":             header("Upgrade", canary),

@@ -62,7 +62,8 @@ func (ch *change[S]) prepare(ctx context.Context) error {
 	s, cur := ch.s, ch.cur
 	dialCtx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	dialled := ch.dial(dialCtx)
+	turned := ch.takeTurn(dialCtx)
+	var dialled <-chan attemptResult[S]
 	timer := time.NewTimer(time.Hour)
 	defer timer.Stop()
 	var nextGone <-chan struct{}
@@ -75,9 +76,13 @@ func (ch *change[S]) prepare(ctx context.Context) error {
 		}
 		timer.Reset(wait)
 		select {
+		case t := <-turned:
+			if turned, ch.turn = nil, t.turn; t.err != nil {
+				return t.err
+			}
+			dialled = s.attemptAsync(dialCtx, s.state(), ch.haste, ch.relay)
 		case res := <-dialled:
-			dialled = nil
-			if res.err != nil {
+			if dialled = nil; res.err != nil {
 				return res.err
 			}
 			ch.next = res.session
@@ -88,6 +93,7 @@ func (ch *change[S]) prepare(ctx context.Context) error {
 		case <-curGone:
 			curGone, ch.lost = nil, true
 			s.down(cur)
+			ch.haste.raise(urgent)
 		case <-nextGone:
 			return context.Cause(ch.next.ctx)
 		case <-s.wake:
@@ -104,16 +110,19 @@ func (ch *change[S]) prepare(ctx context.Context) error {
 		switch {
 		case ctx.Err() != nil:
 			stop = context.Cause(ctx)
+		case ch.lost:
+			s.takeReconnect() // this is what makes the new connection
 		case s.reconnectAsked():
 			stop = ErrReconnect
-		case aborted && !ch.lost:
+		case aborted:
 			stop = context.Canceled
-		case ch.lost && ch.next == nil && dialled == nil:
-			stop = ErrNotConnected
 		}
 		if stop != nil {
+			cancel(stop)
+			if turned != nil {
+				ch.turn = (<-turned).turn
+			}
 			if dialled != nil {
-				cancel(stop)
 				if res := <-dialled; res.err == nil {
 					ch.next = res.session
 					ch.next.start()
@@ -133,31 +142,31 @@ func (ch *change[S]) prepare(ctx context.Context) error {
 
 var turnKey = doorKey{host: "switchover"}
 
-// dial waits for a turn, which a connection that is silent or lost does not need, and opens the new one.
-func (ch *change[S]) dial(ctx context.Context) <-chan attemptResult[S] {
-	s := ch.s
-	class, silent, _ := s.look(ch.mv)
+type turnResult struct {
+	turn *visitor // nil: it did without
+	err  error
+}
+
+// takeTurn waits for a turn, unless the old connection is silent or lost, or until it is.
+func (ch *change[S]) takeTurn(ctx context.Context) <-chan turnResult {
+	done := make(chan turnResult, 1)
+	class, silent, _ := ch.s.look(ch.mv)
 	ch.haste.raise(class)
-	ch.skipTurn = func() {}
-	st := s.state() // here, in the loop that owns what it says
-	if silent {
-		return s.attemptAsync(ctx, st, ch.haste, ch.relay)
-	}
 	waiting, skip := context.WithCancel(ctx)
-	ch.skipTurn = skip
-	done := make(chan attemptResult[S], 1)
+	if ch.skipTurn = skip; silent {
+		skip()
+	}
 	go func() {
 		defer skip()
-		stop := context.AfterFunc(ch.cur.ctx, skip)
-		v, err := ch.haste.enter(waiting, s.run.turns, turnKey, nil)
-		stop()
-		if err == nil {
-			ch.turn = v
-		} else if ctx.Err() != nil {
-			done <- attemptResult[S]{err: err}
-			return
+		defer context.AfterFunc(ch.cur.ctx, skip)()
+		var t turnResult
+		if waiting.Err() == nil {
+			t.turn, t.err = ch.haste.enter(waiting, ch.s.run.turns, turnKey, nil)
 		}
-		done <- <-s.attemptAsync(ctx, st, ch.haste, ch.relay)
+		if ctx.Err() == nil { // else it was told to do without
+			t.err = nil
+		}
+		done <- t
 	}()
 	return done
 }

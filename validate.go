@@ -176,7 +176,7 @@ func parseProxy(raw string) (*url.URL, error) {
 func validHost(u *url.URL) bool {
 	if strings.HasPrefix(u.Host, "[") {
 		addr, err := netip.ParseAddr(u.Hostname())
-		return err == nil && addr.Is6()
+		return err == nil && addr.Is6() && !strings.Contains(addr.Zone(), "]")
 	}
 	host, err := httpguts.PunycodeHostPort(u.Host)
 	if err != nil || !utf8.ValidString(u.Host) || !httpguts.ValidHostHeader(host) {
@@ -184,6 +184,11 @@ func validHost(u *url.URL) bool {
 	}
 	u.Host = host
 	return u.Hostname() != "" && !strings.ContainsAny(u.Hostname(), ":[]")
+}
+
+func parsesAgain(u *url.URL) bool {
+	_, err := url.Parse(u.String())
+	return err == nil
 }
 
 // parseURL accepts what Handler.URL may return. Its error names no more than scheme and host.
@@ -205,7 +210,7 @@ func parseURL(raw string) (*url.URL, error) {
 		reason = "must not carry a fragment"
 	case strings.ContainsFunc(raw, func(r rune) bool { return r <= ' ' || r == 0x7f }):
 		reason = "contains white space or a control character"
-	case !validHost(u):
+	case !validHost(u), !parsesAgain(u): // or it would be parsed again further on, by those whose error carries all of it
 		reason = "has an impossible host"
 	default:
 		return u, nil

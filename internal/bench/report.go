@@ -28,4 +28,3 @@ func (m *measured) markdown() string {
 	}
 	return b.String()
 }
-func (m *measured) plot() string { return "" }

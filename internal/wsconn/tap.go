@@ -28,7 +28,8 @@ type Tap struct {
 	partial bool // bytes have come since the last frame that was seen to end
 	ended   bool // something has ended since the last Read: what is unfinished now is not what was then
 	stamp   time.Duration
-	failed  error // what the last Read returned
+	failed  error  // what the last Read returned
+	ahead   *ahead // nil: each Read is one of the socket
 
 	mu    sync.Mutex // protects following fields; a leaf lock
 	signs Signs
@@ -63,7 +64,7 @@ func (s Signs) Clock(now time.Duration) time.Duration {
 
 // NewTap begins to watch conn, whose handshake may read at most head bytes.
 func NewTap(conn net.Conn, head int) *Tap {
-	return &Tap{Conn: conn, base: time.Now(), head: head}
+	return &Tap{Conn: conn, base: time.Now(), head: head, ahead: newAhead(conn)}
 }
 
 // Now is the time since the Tap began, as used in Signs.
@@ -106,12 +107,40 @@ func (t *Tap) frame() {
 	}
 }
 
-func (t *Tap) Read(p []byte) (int, error) {
-	if t.head >= 0 {
-		return t.readHead(p)
+// BufferSize is the size of the buffer that the reader shall have, where it would have n bytes.
+func (t *Tap) BufferSize(n int) int {
+	if t.ahead != nil {
+		n = min(n, smallBuffer)
 	}
+	return n
+}
+
+func (t *Tap) Read(p []byte) (n int, err error) {
+	switch {
+	case t.head >= 0:
+		return t.readHead(p)
+	case t.ahead == nil:
+		t.waits()
+		n, err = t.Conn.Read(p)
+		t.came(n, err)
+		return n, err
+	case len(t.ahead.rest) == 0:
+		t.waits()
+		n, err = t.ahead.fill()
+		t.came(n, err)
+		if err != nil {
+			return 0, err
+		}
+	}
+	t.partial = true
+	return t.ahead.take(p), nil
+}
+
+// waits notes that the reader wants bytes.
+func (t *Tap) waits() {
 	now := t.Now()
 	t.mu.Lock()
+	defer t.mu.Unlock()
 	s := &t.signs
 	s.Waiting, s.Since = true, now
 	if t.fresh {
@@ -121,12 +150,14 @@ func (t *Tap) Read(p []byte) (int, error) {
 		s.Begun, s.Began = begun, s.Waited
 	}
 	t.ended = false
-	t.mu.Unlock()
+}
 
-	n, err := t.Conn.Read(p)
-
-	now = t.Now()
+// came notes what the reader got.
+func (t *Tap) came(n int, err error) {
+	now := t.Now()
 	t.mu.Lock()
+	defer t.mu.Unlock()
+	s := &t.signs
 	s.Waited += now - s.Since
 	s.Waiting, s.Current = false, now-s.Since >= waitLeast
 	if n > 0 && s.Current {
@@ -137,9 +168,7 @@ func (t *Tap) Read(p []byte) (int, error) {
 		s.Seen = now
 		t.partial, t.stamp = true, now
 	}
-	t.mu.Unlock()
 	t.failed = err
-	return n, err
 }
 
 func (t *Tap) readHead(p []byte) (n int, err error) {
