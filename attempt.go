@@ -175,25 +175,9 @@ func (o *opening[S]) login(ctx context.Context, ws *websocket.Conn, tap *wsconn.
 			o.m.untrack(o.sh.run, c.conn)
 		}
 	}()
-	if a := o.m.caps.authenticator; a != nil {
-		err := o.timed(c.ctx, func(ctx context.Context) (err error) {
-			lc := &loginConn[S]{c: c}
-			c.login = lc
-			defer context.AfterFunc(ctx, c.conn.Kill)()
-			panicked := o.m.apart("Login", func() { err = a.Login(ctx, lc, o.st) })
-			c.login = nil
-			lc.over.Store(true)
-			switch {
-			case panicked != nil:
-				return panicked
-			case ctx.Err() != nil:
-				return context.Cause(ctx) // and not what that looked like to a
-			}
-			return err
-		})
-		if err != nil {
-			return nil, &DialError{URL: o.shown, ShardID: o.st.ShardID, Attempt: o.st.ReconnectAttempt + 1, Err: fmt.Errorf("login: %w", err)}
-		}
+	agreed, err := o.logIn(c)
+	if !agreed {
+		return nil, err
 	}
 	c.opened = time.Now()
 	o.sh.gen++ // the loop that owns it waits for us
@@ -201,7 +185,10 @@ func (o *opening[S]) login(ctx context.Context, ws *websocket.Conn, tap *wsconn.
 	if o.st.IsReconnect {
 		o.m.count.reconnections.Add(1)
 	}
-	if err := o.onConnect(c); err != nil {
+	if err == nil {
+		err = o.onConnect(c)
+	}
+	if err != nil {
 		c.cancel(err)
 		c.conn.SendClose(closeCode(err), closeGrace)
 		c.conn.Kill()
@@ -210,6 +197,35 @@ func (o *opening[S]) login(ctx context.Context, ws *websocket.Conn, tap *wsconn.
 	}
 	opened = true
 	return c, nil
+}
+
+// logIn lets the application log in. It agreed when it returned without an error: then the connection is open, and its
+// OnDisconnect follows even where err says that this came too late.
+func (o *opening[S]) logIn(c *session[S]) (agreed bool, err error) {
+	a := o.m.caps.authenticator
+	if a == nil {
+		return true, nil
+	}
+	err = o.timed(c.ctx, func(ctx context.Context) (err error) {
+		lc := &loginConn[S]{c: c}
+		c.login = lc
+		defer context.AfterFunc(ctx, c.conn.Kill)()
+		panicked := o.m.apart("Login", func() { err = a.Login(ctx, lc, o.st) })
+		c.login = nil
+		lc.over.Store(true)
+		agreed = panicked == nil && err == nil
+		switch {
+		case panicked != nil:
+			return panicked
+		case ctx.Err() != nil:
+			return context.Cause(ctx) // and not what that looked like to a
+		}
+		return err
+	})
+	if !agreed {
+		err = &DialError{URL: o.shown, ShardID: o.st.ShardID, Attempt: o.st.ReconnectAttempt + 1, Err: fmt.Errorf("login: %w", err)}
+	}
+	return agreed, err
 }
 
 // onConnect asks the application what to send first.

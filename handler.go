@@ -57,7 +57,8 @@ type (
 	}
 
 	// Authenticator is a login that must read replies before anything else is sent. What it reads goes nowhere else. It
-	// runs within Config.Connection.ConnectTimeout; an error is a failed attempt.
+	// runs within Config.Connection.ConnectTimeout; an error is a failed attempt. nil means that the connection is open:
+	// OnDisconnect will hear of it, and OnConnect before that unless it came too late.
 	Authenticator interface {
 		Login(ctx context.Context, conn LoginConn, st ConnectionState) error
 	}

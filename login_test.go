@@ -244,6 +244,38 @@ func TestLoginContexts(t *testing.T) {
 	}
 }
 
+// TestLoginThatCameTooLate: a Login that succeeded has opened the connection, so OnDisconnect follows, once, even where Stop came
+// first or the time was up.
+func TestLoginThatCameTooLate(t *testing.T) {
+	for name, tc := range map[string]struct {
+		late func(w *world, ctx context.Context)
+		want error
+	}{
+		"Stop":           {func(w *world, _ context.Context) { w.m.Stop(context.Background()) }, wsshard.ErrStopped},
+		"ConnectTimeout": {func(_ *world, ctx context.Context) { <-ctx.Done() }, context.DeadlineExceeded},
+	} {
+		var w *world
+		login := func(ctx context.Context, _ wsshard.LoginConn, _ wsshard.ConnectionState) error {
+			tc.late(w, ctx)
+			return nil
+		}
+		loginWorld(t, wsshard.Config{}, login, func(made *world) {
+			w = made
+			w.app.onError = func(error) bool { return false }
+			w.app.onConnect = func(context.Context, wsshard.ConnectionState) ([]wsshard.Message, error) {
+				t.Errorf("%s: OnConnect was called", name)
+				return nil, nil
+			}
+			w.m.Start(context.Background())
+			after(time.Minute)
+			w.wantCauses(tc.want)
+			if n := w.m.Metrics().Connections; n != 1 || w.net.Open() != 0 {
+				t.Errorf("%s: %d connections were opened, %d sockets are", name, n, w.net.Open())
+			}
+		})
+	}
+}
+
 // TestLoginHearsWhy: how the server ended the connection, as OnDisconnect would.
 func TestLoginHearsWhy(t *testing.T) {
 	for name, tc := range map[string]struct {
