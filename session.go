@@ -79,7 +79,7 @@ type session[S comparable] struct {
 	readyAt   atomic.Int64  // unix nanoseconds when it was true first after that
 	wroteAt   atomic.Int64  // unix nanoseconds of the last request
 	frozen    atomic.Int32  // see freeze
-	provenAt  atomic.Int64  // unix nanoseconds when all was proven first; 0: not yet
+	provenAt  atomic.Int64  // unix nanoseconds since when all that was asked for is proven; 0: it is not
 	dataAt    atomic.Int64  // unix nanoseconds of the last data
 	rtt       atomic.Int64
 	pingSent  atomic.Int64 // on the connection's clock

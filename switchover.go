@@ -249,8 +249,8 @@ func (ch *change[S]) ready(now time.Time) (since time.Time, ok bool) {
 	return latest(ch.opened, last), !waits
 }
 
-// carriesAll reports whether all that is wanted and on cur, which is frozen, is settled and proven on next. What cur has not
-// applied either does not count: it is lost on neither.
+// carriesAll reports whether all that is wanted and on cur, which is frozen or gone, is settled and proven on next. What cur
+// has not applied either does not count: it is lost on neither.
 func (ch *change[S]) carriesAll(now time.Time) bool {
 	next := ch.next
 	onCur := func(sub S, _ uint64) bool {
@@ -343,7 +343,9 @@ func (ch *change[S]) cutOver(ctx context.Context) {
 	s.promote(next)
 	next.expect(ch.relay.release())
 	go next.flush()
-	s.closeGap(next)
+	if ch.carriesAll(time.Now()) { // else next's write loop closes it, when that is so
+		s.closeGap(next)
+	}
 }
 
 // count takes over what the relay counted.

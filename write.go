@@ -355,6 +355,7 @@ func (c *session[S]) drop(b reconcile.Batch[S]) (done bool, err error) {
 func (c *session[S]) request(now time.Time, id uint64, b reconcile.Batch[S], msg Message) error {
 	if b.Kind != reconcile.Unsubscribe {
 		c.proof.wrote(id, b, c.claimTime(now)) // before the write: the answer may be faster than we are
+		c.provenAt.Store(0)
 		c.requests.Add(1)
 		c.wroteAt.Store(now.UnixNano())
 	} else {
@@ -491,8 +492,11 @@ func (c *session[S]) readerClock() time.Duration { return c.conn.Signs().Clock(c
 func (c *session[S]) settled(now time.Time) {
 	c.upto.Store(c.applied.Upto())
 	c.caughtUp.Store(true)
-	if c.provenAt.Load() == 0 && c.proven() {
-		c.provenAt.Store(now.UnixNano())
-		c.sh.provenNow(c, now)
+	if !c.proven() {
+		return
 	}
+	if c.provenAt.Load() == 0 {
+		c.provenAt.Store(now.UnixNano())
+	}
+	c.sh.closeGap(c)
 }
