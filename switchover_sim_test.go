@@ -47,6 +47,7 @@ const (
 	simHonour = 2 * time.Second        // at most so long after a request is a topic live
 	simSkew   = 200 * time.Millisecond // at most so much later than another a connection gets a message
 	simMoves  = 3
+	simLate   = 50 // topics that are subscribed in the middle of a switchover, or come and go
 )
 
 // TestUnfriendlyServer switches over from and to a server that honours a subscription after up to simHonour, that drops what
@@ -89,6 +90,8 @@ type sim struct {
 	stop  chan struct{}
 
 	latency, honour, skew time.Duration // of this seed
+	churns                bool
+	pause                 time.Duration // between two changes
 
 	mu     sync.Mutex
 	sched  *rand.Rand
@@ -161,6 +164,7 @@ func newSim(t *testing.T, seed uint64, mode simMode) *sim {
 	s.latency = s.upTo(20 * time.Millisecond)
 	s.honour = []time.Duration{simHonour, simHonour, s.upTo(simHonour) + 1}[s.rnd.IntN(3)]
 	s.skew = []time.Duration{simSkew, s.upTo(simSkew) + 1}[s.rnd.IntN(2)]
+	s.churns, s.pause = s.rnd.IntN(3) == 0, s.upTo(200*time.Millisecond)+5*time.Millisecond
 	s.net.SetLatency(s.latency)
 	s.net.SetBuffer(1 << 20)
 	s.srv = wstest.NewServer(t, s.net, "srv:80")
@@ -284,6 +288,10 @@ func (s *sim) request(p *wstest.Peer, _ int, data []byte) {
 	c := s.conns[p]
 	for name := range strings.SplitSeq(string(data[1:]), ",") {
 		i, _ := strconv.Atoi(name[1:])
+		if data[0] == '-' {
+			c.on[i] = false
+			continue
+		}
 		s.laterLocked(time.Now().Add(time.Duration(s.sched.Int64N(int64(s.honour)))), func() {
 			s.mu.Lock()
 			c.on[i] = true
@@ -299,6 +307,10 @@ func (s *sim) URL(context.Context, wsshard.ConnectionState) (string, error) { re
 
 func (s *sim) SubscriptionMessage(req wsshard.Request[string]) (wsshard.Message, error) {
 	return wsshard.Text("+" + strings.Join(req.Subs, ",")), nil
+}
+
+func (s *sim) UnsubscriptionMessage(req wsshard.Request[string]) (wsshard.Message, error) {
+	return wsshard.Text("-" + strings.Join(req.Subs, ",")), nil
 }
 
 func (s *sim) Inspect(msg wsshard.Message, _ wsshard.ConnectionState) (v wsshard.Verdict[string]) {
@@ -356,7 +368,7 @@ func (s *sim) run(sum *simTotals) {
 	for i, topic := range s.topics {
 		names[i] = topic.name
 	}
-	const late = 50 // topics that are subscribed in the middle of a switchover
+	const late = simLate
 	s.m.Subscribe(names[late:]...)
 	if err := s.m.Start(context.Background()); err != nil {
 		s.t.Fatal(err)
@@ -380,6 +392,9 @@ func (s *sim) run(sum *simTotals) {
 			name := names[s.rnd.IntN(late)]
 			time.AfterFunc(s.upTo(3*time.Second), func() { s.m.Subscribe(name) })
 		}
+		if s.churns {
+			go s.churn(names[:late], done)
+		}
 		if s.mode.faults {
 			s.strike()
 		}
@@ -393,6 +408,19 @@ func (s *sim) run(sum *simTotals) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.check(sum)
+}
+
+// churn lets topics come and go without a pause.
+func (s *sim) churn(names []string, done chan struct{}) {
+	for i := 0; ; i++ {
+		select {
+		case <-done:
+			return
+		case <-time.After(s.pause):
+		}
+		s.m.Subscribe(names[i%len(names)])
+		s.m.Unsubscribe(names[(i+len(names)/2)%len(names)])
+	}
 }
 
 // strike has something befall the old connection, the new one or both, at some moment of the switchover.
@@ -432,7 +460,10 @@ func (s *sim) strike() {
 
 // check is called at rest.
 func (s *sim) check(sum *simTotals) {
-	for _, topic := range s.topics {
+	for i, topic := range s.topics {
+		if s.churns && i < simLate {
+			continue
+		}
 		seen := s.got[topic.name]
 		sum.Published += len(topic.at)
 		sum.Delivered += len(seen)
@@ -485,7 +516,7 @@ func (s *sim) check(sum *simTotals) {
 		s.t.Errorf("gaps: %+v", s.gaps)
 	}
 	if s.t.Failed() {
-		s.t.Logf("latency %v, honoured within %v, skew %v", s.latency, s.honour, s.skew)
+		s.t.Logf("latency %v, honoured within %v, skew %v, changes %v, each %v", s.latency, s.honour, s.skew, s.churns, s.pause)
 		s.t.Log(strings.Join(s.story, "\n"))
 	}
 }
