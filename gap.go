@@ -46,8 +46,13 @@ func (s *shard[S]) openGap(lost *session[S], from time.Time) {
 	}
 }
 
-// provenNow is called when all that c has written is proven: the gap ends, if c came after it.
-func (s *shard[S]) provenNow(c *session[S], now time.Time) {
+// closeGap ends the gap, if there is one and c came after it, where all that c has written is proven. That may have been so
+// before c came to deliver.
+func (s *shard[S]) closeGap(c *session[S]) {
+	at := c.provenAt.Load()
+	if at == 0 {
+		return
+	}
 	s.mu.Lock()
 	g := s.gap
 	if g == nil || c.st.Generation <= g.gen || s.live.Load() != c {
@@ -56,22 +61,16 @@ func (s *shard[S]) provenNow(c *session[S], now time.Time) {
 	}
 	s.gap = nil
 	s.mu.Unlock()
-	if now.Before(g.from) {
-		now = g.from
+	to := time.Unix(0, at)
+	if to.Before(g.from) {
+		to = g.from
 	}
 	s.m.count.gaps.Add(1)
-	s.stats.set(func(st *shardStats) { st.gaps, st.lastGap = st.gaps+1, now })
-	ev := Event[S]{Kind: EventGap, Generation: c.st.Generation, From: g.from, To: now}
+	s.stats.set(func(st *shardStats) { st.gaps, st.lastGap = st.gaps+1, to })
+	ev := Event[S]{Kind: EventGap, Generation: c.st.Generation, From: g.from, To: to}
 	for sub := range g.subs {
 		ev.Subs = append(ev.Subs, sub)
 	}
-	s.log.Warn("gap", "gen", c.st.Generation, "from", g.from, "to", now, "topics", len(ev.Subs))
+	s.log.Warn("gap", "gen", c.st.Generation, "from", g.from, "to", to, "topics", len(ev.Subs))
 	s.emit(ev)
-}
-
-// closeGap ends the gap at once if c, which is live now, has proven everything before it came to deliver.
-func (s *shard[S]) closeGap(c *session[S]) {
-	if at := c.provenAt.Load(); at != 0 {
-		s.provenNow(c, time.Unix(0, at))
-	}
 }

@@ -33,6 +33,7 @@ type proof[S comparable] struct {
 type claim struct {
 	request uint64
 	num     uint64
+	oldest  uint64 // number of the first request since the topic was proven last, or not asked for
 	tries   int
 	at      time.Time // when it was written
 }
@@ -59,8 +60,8 @@ func newProof[S comparable](acks bool, cfg *Config) *proof[S] {
 	return p
 }
 
-// wrote claims the topics of a batch that leaves now.
-func (p *proof[S]) wrote(request uint64, b reconcile.Batch[S], now time.Time) {
+// wrote claims the topics of a batch that leaves now. again: it was written before, and not answered.
+func (p *proof[S]) wrote(request uint64, b reconcile.Batch[S], now time.Time) (again bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.claims == nil {
@@ -77,9 +78,12 @@ func (p *proof[S]) wrote(request uint64, b reconcile.Batch[S], now time.Time) {
 		if len(p.refused) > 0 { // an answer to the last request came as this one was encoded
 			p.refused = slices.DeleteFunc(p.refused, func(r S) bool { return r == s })
 		}
-		c := claim{request: request, num: b.Nums[i], tries: 1, at: now}
-		if old, ok := p.claims[s]; ok && old.num == c.num {
-			c.tries += old.tries
+		c := claim{request: request, num: b.Nums[i], oldest: b.Nums[i], tries: 1, at: now}
+		if old, ok := p.claims[s]; ok {
+			if c.oldest = old.oldest; old.num == c.num {
+				c.tries += old.tries
+				again = true
+			}
 		}
 		p.claims[s] = c
 		if !p.off {
@@ -87,6 +91,7 @@ func (p *proof[S]) wrote(request uint64, b reconcile.Batch[S], now time.Time) {
 		}
 	}
 	p.open.Store(len(p.claims) > 0)
+	return again
 }
 
 // forget drops what is unsubscribed.
@@ -291,7 +296,7 @@ func (p *proof[S]) unproven() int {
 
 // waiting reports whether a claim that counts is unproven at now, and when the last topic was proven. What time alone ends by
 // now is ended, be the write loop ever so slow to say so.
-func (p *proof[S]) waiting(now time.Time, counts func(s S, num uint64) bool) (last time.Time, yes bool) {
+func (p *proof[S]) waiting(now time.Time, counts func(S, claim) bool) (last time.Time, yes bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if !p.acks {
@@ -299,7 +304,7 @@ func (p *proof[S]) waiting(now time.Time, counts func(s S, num uint64) bool) (la
 		p.tidyLocked()
 	}
 	for s, c := range p.claims {
-		if failed := p.overdueLocked(c, now) && c.tries > 1; !failed && counts(s, c.num) {
+		if failed := p.overdueLocked(c, now) && c.tries > 1; !failed && counts(s, c) {
 			return p.last, true
 		}
 	}

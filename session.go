@@ -64,6 +64,7 @@ type session[S comparable] struct {
 	asked    bool
 	sick     bool // a replacement was asked for
 	pongAt   time.Time
+	whole    bool // all that was wanted has been written, once at least
 	turn     bool // a request is next: the last frame was one that the outbox held
 	pingNum  uint64
 	grace    int64     // the manager's lateness that was forgiven last
@@ -77,9 +78,9 @@ type session[S comparable] struct {
 	requests  atomic.Int64  // written
 	readySeen atomic.Int64  // requests written when IsReady was true last, plus 1
 	readyAt   atomic.Int64  // unix nanoseconds when it was true first after that
-	wroteAt   atomic.Int64  // unix nanoseconds of the last request
+	wroteAt   atomic.Int64  // unix nanoseconds of the last request until all was written for the first time, and of repetitions since
 	frozen    atomic.Int32  // see freeze
-	provenAt  atomic.Int64  // unix nanoseconds when all was proven first; 0: not yet
+	provenAt  atomic.Int64  // unix nanoseconds since when all that was asked for is proven; 0: it is not
 	dataAt    atomic.Int64  // unix nanoseconds of the last data
 	rtt       atomic.Int64
 	pingSent  atomic.Int64 // on the connection's clock
@@ -330,7 +331,7 @@ func (c *session[S]) proven() bool {
 }
 
 // isReady reports whether IsReady was true after the last request.
-func (c *session[S]) isReady() bool {
-	n := c.requests.Load()
-	return n == 0 || c.readySeen.Load() > n
-}
+func (c *session[S]) isReady() bool { return c.readyAfter(c.requests.Load()) }
+
+// readyAfter reports whether IsReady was true after the first n requests.
+func (c *session[S]) readyAfter(n int64) bool { return n == 0 || c.readySeen.Load() > n }

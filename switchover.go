@@ -19,11 +19,10 @@ type change[S comparable] struct {
 	haste *haste
 
 	began, opened time.Time
-	readyAt       time.Time // since when next is ready, or was last
-	lost          bool      // cur ended by itself
+	lost          bool // cur ended by itself
 	turn          *visitor
-	skipTurn      func()    // ends the wait for a turn, without one
-	due           time.Time // when to look again at the latest; zero: no such time
+	skipTurn      func() // ends the wait for a turn, without one
+	judgement
 }
 
 // switchover replaces cur and returns the session that delivers from now on: the new one; cur itself, untouched, when it
@@ -171,146 +170,6 @@ func (ch *change[S]) takeTurn(ctx context.Context) <-chan turnResult {
 	return done
 }
 
-// decide looks at both connections. cut means that cur is to be retired now.
-func (ch *change[S]) decide(silent bool) (cut bool, err error) {
-	cfg := &ch.s.m.cfg.Switchover
-	now := time.Now()
-	ch.due = time.Time{}
-	if ch.lost || ch.cur.ending.Load() {
-		return true, nil // there is nothing to wait for, and nothing better than next
-	}
-	since, ready := ch.ready(now)
-	if ready && !since.Equal(ch.readyAt) {
-		ch.readyAt = since
-		ch.relay.arm()
-	}
-	met, used := ch.relay.overlapped()
-	lingered := ready && now.Sub(ch.readyAt) >= cfg.Linger
-	full := ch.relay.isFull()
-	deadline, timed := ch.deadline()
-	late := timed && !now.Before(deadline) && !ch.next.proof.repeats(ch.next.claimTime(now))
-	if ready && (silent || full || late || lingered && met) {
-		// Between this look and the end of cur's writing a Subscribe could reach cur alone. So cur stops writing first,
-		// and readiness is asked again.
-		if !silent {
-			if !ch.freeze() {
-				return false, nil
-			}
-			ready = ch.carriesAll(now)
-		}
-		if ready {
-			ch.report.Proof = ch.proof(met && used)
-			if full && !(lingered && met) {
-				ch.report.Proof = "none"
-			}
-			return true, nil
-		}
-	}
-	switch {
-	case full:
-		return false, ErrSwitchoverHold
-	case late:
-		return false, ErrSwitchoverTimeout
-	}
-	ch.thaw()
-	ch.lookAt(now, deadline)
-	ch.lookAt(now, ch.readyAt.Add(cfg.Linger))
-	return false, nil
-}
-
-// lookAt sees to it that decide is asked again at an instant that is still to come.
-func (ch *change[S]) lookAt(now, at time.Time) {
-	if at.After(now) && (ch.due.IsZero() || at.Before(ch.due)) {
-		ch.due = at
-	}
-}
-
-// deadline is when the switchover must be over, once the last request is written.
-func (ch *change[S]) deadline() (at time.Time, ok bool) {
-	limit, next := ch.s.m.cfg.Switchover.Timeout, ch.next
-	if limit <= 0 || next.upto.Load() < ch.cur.upto.Load() {
-		return at, false
-	}
-	return time.Unix(0, next.wroteAt.Load()).Add(limit), true
-}
-
-// ready reports whether next seems to carry what cur carries, and to have proven it; and since when. It is asked often, and
-// of cur it knows only what is published: carriesAll is the exact question, for a cur that stands still.
-func (ch *change[S]) ready(now time.Time) (since time.Time, ok bool) {
-	next, upto := ch.next, ch.cur.upto.Load()
-	if next.upto.Load() < upto {
-		return since, false
-	}
-	if ch.byDetector() {
-		at := next.readyAt.Load()
-		return latest(ch.opened, time.Unix(0, at)), next.isReady()
-	}
-	last, waits := next.proof.waiting(next.claimTime(now), func(_ S, num uint64) bool { return num <= upto })
-	return latest(ch.opened, last), !waits
-}
-
-// carriesAll reports whether all that is wanted and on cur, which is frozen, is settled and proven on next. What cur has not
-// applied either does not count: it is lost on neither.
-func (ch *change[S]) carriesAll(now time.Time) bool {
-	next := ch.next
-	onCur := func(sub S, _ uint64) bool {
-		_, on := ch.cur.applied.Number(sub)
-		return on
-	}
-	// In this order: what is settled was claimed before, and what is touched meanwhile shows up in Since.
-	upto := next.upto.Load()
-	waits := !next.isReady()
-	if !ch.byDetector() {
-		_, waits = next.proof.waiting(next.claimTime(now), onCur)
-	}
-	for _, sub := range ch.s.desired.Since(upto) {
-		waits = waits || onCur(sub, 0)
-	}
-	return !waits
-}
-
-// byDetector reports whether IsReady proves, instead of answers, data or time.
-func (ch *change[S]) byDetector() bool { return ch.s.m.caps.ready != nil && !ch.next.proof.acks }
-
-func latest(a, b time.Time) time.Time {
-	if a.After(b) {
-		return a
-	}
-	return b
-}
-
-// proof names what showed that next delivers: the weakest link.
-func (ch *change[S]) proof(keys bool) string {
-	switch {
-	case !ch.next.proof.acks && !ch.byDetector() && (ch.s.m.caps.inspector == nil || ch.next.proof.settledByTime()):
-		return "settle"
-	case keys:
-		return "keys"
-	}
-	return "acks"
-}
-
-const (
-	freezeNone int32 = iota
-	freezeAsked
-	freezeDone
-)
-
-// freeze stops cur's reconciling; false until cur has seen it. While it is frozen, what it has applied stands still and may
-// be read.
-func (ch *change[S]) freeze() bool {
-	if ch.cur.frozen.CompareAndSwap(freezeNone, freezeAsked) {
-		poke(ch.cur.wake)
-	}
-	return ch.cur.frozen.Load() == freezeDone
-}
-
-func (ch *change[S]) thaw() {
-	if ch.cur.frozen.Swap(freezeNone) != freezeNone {
-		poke(ch.cur.wake)
-	}
-}
-
 // cutOver lets cur deliver its last, and next deliver from then on.
 func (ch *change[S]) cutOver(ctx context.Context) {
 	s, cur, next := ch.s, ch.cur, ch.next
@@ -343,7 +202,9 @@ func (ch *change[S]) cutOver(ctx context.Context) {
 	s.promote(next)
 	next.expect(ch.relay.release())
 	go next.flush()
-	s.closeGap(next)
+	if ch.carriesAll(time.Now()) { // else next's write loop closes it, when that is so
+		s.closeGap(next)
+	}
 }
 
 // count takes over what the relay counted.

@@ -138,8 +138,13 @@ func (c *session[S]) keepBook(now time.Time, next *alarm) {
 	c.settleAnswers(now, next)
 	c.upto.Store(c.applied.Upto())
 	c.sh.progressed(c)
+	c.nudge()
+}
+
+// nudge has the shard's loop look at a connection that is to take over: its readiness may have changed.
+func (c *session[S]) nudge() {
 	if c.relay != nil && c.sh.live.Load() != c {
-		poke(c.sh.wake) // its readiness may have changed
+		poke(c.sh.wake)
 	}
 }
 
@@ -354,9 +359,12 @@ func (c *session[S]) drop(b reconcile.Batch[S]) (done bool, err error) {
 // request writes an encoded request and notes what it claims.
 func (c *session[S]) request(now time.Time, id uint64, b reconcile.Batch[S], msg Message) error {
 	if b.Kind != reconcile.Unsubscribe {
-		c.proof.wrote(id, b, c.claimTime(now)) // before the write: the answer may be faster than we are
+		again := c.proof.wrote(id, b, c.claimTime(now)) // before the write: the answer may be faster than we are
+		c.provenAt.Store(0)
 		c.requests.Add(1)
-		c.wroteAt.Store(now.UnixNano())
+		if again || !c.whole {
+			c.wroteAt.Store(now.UnixNano())
+		}
 	} else {
 		c.proof.forget(b.Subs)
 	}
@@ -489,10 +497,16 @@ func (c *session[S]) readerClock() time.Duration { return c.conn.Signs().Clock(c
 
 // settled publishes that nothing is left to write.
 func (c *session[S]) settled(now time.Time) {
-	c.upto.Store(c.applied.Upto())
-	c.caughtUp.Store(true)
-	if c.provenAt.Load() == 0 && c.proven() {
-		c.provenAt.Store(now.UnixNano())
-		c.sh.provenNow(c, now)
+	if upto := c.applied.Upto(); c.upto.Swap(upto) != upto {
+		c.nudge()
 	}
+	c.caughtUp.Store(true)
+	c.whole = true
+	if !c.proven() {
+		return
+	}
+	if c.provenAt.Load() == 0 {
+		c.provenAt.Store(now.UnixNano())
+	}
+	c.sh.closeGap(c)
 }

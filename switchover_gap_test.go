@@ -1,0 +1,49 @@
+package wsshard_test
+
+import (
+	"context"
+	"testing"
+	"time"
+
+	"github.com/seed-829c304d/wsshard"
+)
+
+// TestGapEndsWithTheLastProof: where the old connection is lost during the overlap, what it carried is missed until all of
+// that is proven on the new one, also what was asked for when the new one had proven everything else.
+func TestGapEndsWithTheLastProof(t *testing.T) {
+	for name, pace := range map[string]wsshard.SubscribeConfig{
+		"written":   {},
+		"unwritten": {MessagesPerWindow: 3, Window: time.Second}, // OnConnect's, a's, and one place kept for pongs
+	} {
+		t.Run(name, func(t *testing.T) {
+			cfg := noJitter()
+			cfg.Subscribe = pace
+			bubble(t, cfg, withTagAcks, func(w *world) {
+				w.topics.Ack(true)
+				w.start("a")
+				after(10 * time.Second)
+				w.app.onConnect = connectGreeting
+				c := w.hot(0)
+				after(100 * time.Millisecond)
+				w.topics.Ack(false)
+				w.subscribe("x")
+				after(10 * time.Millisecond)
+				w.srv.Conn(0).Send("ack:x")
+				w.srv.Conn(0).Send("x:1")
+				last := time.Now()
+				after(10 * time.Millisecond)
+				w.srv.Conn(0).Reset()
+				c.want(t, nil, 120*time.Millisecond)
+				after(2 * time.Second)
+				w.wantNoGap()
+				w.srv.Conn(1).Send("ack:x")
+				w.wantGap(last, time.Now(), "a", "x")
+				w.wantTopics("a", "x")
+			})
+		})
+	}
+}
+
+func connectGreeting(context.Context, wsshard.ConnectionState) ([]wsshard.Message, error) {
+	return []wsshard.Message{wsshard.Text("hello")}, nil
+}

@@ -1,0 +1,555 @@
+package wsshard_test
+
+import (
+	"container/heap"
+	"context"
+	"flag"
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/gorilla/websocket"
+
+	"github.com/seed-829c304d/wsshard"
+	"github.com/seed-829c304d/wsshard/internal/wstest"
+)
+
+var (
+	switchSeeds = flag.Int("switchover-seeds", 10, "switchover simulation: how many seeds")
+	switchFirst = flag.Uint64("switchover-seed", 1, "switchover simulation: the first seed")
+)
+
+// simMode is what the handler offers, and what the switchover is given. Every other seed of a mode without answers names the
+// topic of each message in Verdict.Subs, and every other seed with faults has answers.
+type simMode struct {
+	name   string
+	acks   bool
+	settle time.Duration
+	faults bool // something befalls the old connection, the new one or both
+	lossy  bool // something may be missing, under the conditions that excused names
+}
+
+var simModes = []simMode{
+	{name: "acks", acks: true},
+	{name: "settle 2s", settle: simHonour},
+	{name: "settle 1s", settle: simHonour / 2, lossy: true},
+	{name: "faults", settle: simHonour, faults: true, lossy: true},
+}
+
+const (
+	simTopics = 500
+	simHonour = 2 * time.Second        // at most so long after a request is a topic live
+	simSkew   = 200 * time.Millisecond // at most so much later than another a connection gets a message
+	simMoves  = 3
+	simLate   = 50 // topics that are subscribed in the middle of a switchover, or come and go
+)
+
+// TestUnfriendlyServer switches over from and to a server that honours a subscription after up to simHonour, that drops what
+// it has queued when it is told to close, and that fans out each message with a lag of its own up to simSkew, so that only
+// the order within a topic is kept. Its 500 topics tick at unequal rates, some never. Nothing may be missing, come twice or
+// out of order; where Settle is too short, what is missing was announced by Proof=settle; where a connection was lost, it lies
+// inside a Gap.
+func TestUnfriendlyServer(t *testing.T) {
+	for _, mode := range simModes {
+		t.Run(mode.name, func(t *testing.T) {
+			var sum simTotals
+			for i := range *switchSeeds {
+				seed := *switchFirst + uint64(i)
+				synctest.Test(t, func(t *testing.T) { newSim(t, seed, mode).run(&sum) })
+				if t.Failed() {
+					t.Fatalf("seed %d", seed)
+				}
+			}
+			t.Logf("%d seeds: %+v", *switchSeeds, sum)
+			if mode.lossy && sum.Missing == 0 && *switchSeeds >= 10 {
+				t.Error("nothing was missing: the server is too friendly to tell")
+			}
+		})
+	}
+}
+
+type simTotals struct{ Published, Delivered, Missing, Twice, Disordered, Switchovers, Failed, Gaps, Dropped int }
+
+// sim is one run: the server, and the handler.
+type sim struct {
+	t     *testing.T
+	mode  simMode
+	named bool       // Verdict.Subs
+	rnd   *rand.Rand // of the goroutine that runs the script; hooks have their own
+	net   *wstest.Net
+	srv   *wstest.Server
+	m     *wsshard.ShardManager[string]
+	begin time.Time
+	wake  chan struct{} // cap 1: an event was added
+	stop  chan struct{}
+
+	latency, honour, skew time.Duration // of this seed
+	churns                bool
+	pause                 time.Duration // between two changes
+
+	mu     sync.Mutex
+	sched  *rand.Rand
+	events simHeap
+	seq    int
+	topics []*simTopic
+	conns  map[*wstest.Peer]*simConn
+
+	got    map[string][]simSeen
+	gaps   []wsshard.Event[string]
+	spans  []simSpan // of switchovers
+	closed map[uint64]error
+	story  []string
+}
+
+type simTopic struct {
+	name string
+	mean time.Duration // between two ticks; 0: never
+	at   []time.Time   // when it ticked
+}
+
+// simConn is what the server knows of a connection.
+type simConn struct {
+	peer   *wstest.Peer
+	on     map[int]bool
+	last   map[int]time.Time // when the newest message of a topic leaves
+	closed bool
+}
+
+type simSeen struct {
+	n   int
+	at  time.Time
+	gen uint64
+}
+
+type simSpan struct {
+	from, to time.Time
+	report   wsshard.SwitchoverReport
+	failed   bool
+}
+
+// simEvent is something that the server does at an instant.
+type simEvent struct {
+	at  time.Time
+	seq int // of those at one instant, the first that was arranged for comes first
+	do  func()
+}
+
+type simHeap []simEvent
+
+func (h simHeap) Len() int      { return len(h) }
+func (h simHeap) Swap(i, j int) { h[i], h[j] = h[j], h[i] }
+func (h *simHeap) Push(x any)   { *h = append(*h, x.(simEvent)) }
+func (h simHeap) Less(i, j int) bool {
+	return h[i].at.Before(h[j].at) || h[i].at.Equal(h[j].at) && h[i].seq < h[j].seq
+}
+
+func (h *simHeap) Pop() any {
+	last := (*h)[len(*h)-1]
+	*h = (*h)[:len(*h)-1]
+	return last
+}
+
+func newSim(t *testing.T, seed uint64, mode simMode) *sim {
+	s := &sim{
+		t: t, mode: mode, rnd: rand.New(rand.NewPCG(seed, 1)), sched: rand.New(rand.NewPCG(seed, 2)), net: wstest.NewNet(),
+		begin: time.Now(), wake: make(chan struct{}, 1), stop: make(chan struct{}),
+		conns: map[*wstest.Peer]*simConn{}, got: map[string][]simSeen{}, closed: map[uint64]error{},
+	}
+	s.latency = s.upTo(20 * time.Millisecond)
+	s.honour = []time.Duration{simHonour, simHonour, s.upTo(simHonour) + 1}[s.rnd.IntN(3)]
+	s.skew = []time.Duration{simSkew, s.upTo(simSkew) + 1}[s.rnd.IntN(2)]
+	s.churns, s.pause = s.rnd.IntN(3) == 0, s.upTo(200*time.Millisecond)+5*time.Millisecond
+	s.net.SetLatency(s.latency)
+	s.net.SetBuffer(1 << 20)
+	s.srv = wstest.NewServer(t, s.net, "srv:80")
+	s.srv.OnOpen(s.opened)
+	s.srv.Handle(s.request)
+	for i := range simTopics {
+		mean := []time.Duration{0, 20 * time.Second, 5 * time.Second, 2 * time.Second, 2 * time.Second, 500 * time.Millisecond}[s.rnd.IntN(6)]
+		if i < 5 {
+			mean = 20 * time.Millisecond
+		}
+		s.topics = append(s.topics, &simTopic{name: fmt.Sprintf("t%03d", i), mean: mean})
+	}
+	var h wsshard.Handler[string] = s
+	if s.named = mode.acks || seed%2 == 0; mode.acks || mode.faults && s.named {
+		h = simAcks{s}
+	}
+	var err error
+	s.m, err = wsshard.New(h, wsshard.Config{
+		Connection: wsshard.ConnectionConfig{NetDialContext: s.net.DialContext},
+		Switchover: wsshard.SwitchoverConfig{Settle: mode.settle},
+		Health:     wsshard.HealthConfig{PingInterval: 2 * time.Second, PongTimeout: time.Second, FailureThreshold: 2, DataTimeout: 5 * time.Second},
+		Subscribe: wsshard.SubscribeConfig{
+			MaxPerMessage:     []int{0, 25, 500}[s.rnd.IntN(3)],
+			MessagesPerWindow: []int{0, 0, 10}[s.rnd.IntN(3)],
+		},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+func (s *sim) upTo(d time.Duration) time.Duration { return time.Duration(s.rnd.Int64N(int64(d))) }
+
+// The server.
+
+// loop does what is due, at exactly its instant.
+func (s *sim) loop() {
+	timer := time.NewTimer(time.Hour)
+	defer timer.Stop()
+	for {
+		s.mu.Lock()
+		wait := time.Hour
+		if len(s.events) > 0 {
+			if wait = time.Until(s.events[0].at); wait <= 0 {
+				ev := heap.Pop(&s.events).(simEvent)
+				s.mu.Unlock()
+				ev.do()
+				continue
+			}
+		}
+		s.mu.Unlock()
+		timer.Reset(wait)
+		select {
+		case <-timer.C:
+		case <-s.wake:
+		case <-s.stop:
+			return
+		}
+	}
+}
+
+// laterLocked has do done after d.
+func (s *sim) laterLocked(at time.Time, do func()) {
+	s.seq++
+	heap.Push(&s.events, simEvent{at, s.seq, do})
+	select {
+	case s.wake <- struct{}{}:
+	default:
+	}
+}
+
+// tick publishes the next message of a topic, and arranges for the one after it.
+func (s *sim) tick(i int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	topic, now := s.topics[i], time.Now()
+	topic.at = append(topic.at, now)
+	text := topic.name + ":" + strconv.Itoa(len(topic.at))
+	for _, c := range s.conns {
+		if !c.on[i] || c.closed {
+			continue
+		}
+		leaves := now.Add(time.Duration(s.sched.Int64N(int64(s.skew))))
+		if leaves.Before(c.last[i]) {
+			leaves = c.last[i]
+		}
+		c.last[i] = leaves
+		s.laterLocked(leaves, func() { s.send(c, text) })
+	}
+	s.laterLocked(now.Add(time.Duration(s.sched.ExpFloat64()*float64(topic.mean))), func() { s.tick(i) })
+}
+
+// send is what happens to a message when its lag is over: the client gets it, unless the connection was told to close.
+func (s *sim) send(c *simConn, text string) {
+	s.mu.Lock()
+	closed := c.closed
+	s.mu.Unlock()
+	if !closed {
+		c.peer.Send(text)
+	}
+}
+
+func (s *sim) opened(p *wstest.Peer) {
+	c := &simConn{peer: p, on: map[int]bool{}, last: map[int]time.Time{}}
+	s.mu.Lock()
+	s.conns[p] = c
+	s.mu.Unlock()
+	p.Conn().SetCloseHandler(func(code int, _ string) error {
+		s.mu.Lock()
+		c.closed = true
+		s.mu.Unlock()
+		return p.Conn().WriteControl(websocket.CloseMessage, websocket.FormatCloseMessage(code, ""), time.Now().Add(time.Second))
+	})
+}
+
+// request takes effect for each topic in its own time, and is answered then.
+func (s *sim) request(p *wstest.Peer, _ int, data []byte) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	c := s.conns[p]
+	for name := range strings.SplitSeq(string(data[1:]), ",") {
+		i, _ := strconv.Atoi(name[1:])
+		if data[0] == '-' {
+			c.on[i] = false
+			continue
+		}
+		s.laterLocked(time.Now().Add(time.Duration(s.sched.Int64N(int64(s.honour)))), func() {
+			s.mu.Lock()
+			c.on[i] = true
+			s.mu.Unlock()
+			s.send(c, "ack:"+name)
+		})
+	}
+}
+
+// The handler.
+
+func (s *sim) URL(context.Context, wsshard.ConnectionState) (string, error) { return "ws://srv/", nil }
+
+func (s *sim) SubscriptionMessage(req wsshard.Request[string]) (wsshard.Message, error) {
+	return wsshard.Text("+" + strings.Join(req.Subs, ",")), nil
+}
+
+func (s *sim) UnsubscriptionMessage(req wsshard.Request[string]) (wsshard.Message, error) {
+	return wsshard.Text("-" + strings.Join(req.Subs, ",")), nil
+}
+
+func (s *sim) Inspect(msg wsshard.Message, _ wsshard.ConnectionState) (v wsshard.Verdict[string]) {
+	text := msg.String()
+	topic, _, _ := strings.Cut(text, ":")
+	if topic == "ack" {
+		v.NoData = true
+		return v
+	}
+	v.Key = text
+	if s.named {
+		v.Subs = []string{topic}
+	}
+	return v
+}
+
+type simAcks struct{ *sim }
+
+func (simAcks) Acknowledge(msg wsshard.Message, _ wsshard.ConnectionState) (wsshard.Ack[string], bool) {
+	return ackOf(msg)
+}
+
+func (s *sim) OnMessage(_ context.Context, msg wsshard.Message, st wsshard.ConnectionState) {
+	topic, number, _ := strings.Cut(msg.String(), ":")
+	n, err := strconv.Atoi(number)
+	if err != nil {
+		return
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.got[topic] = append(s.got[topic], simSeen{n, time.Now(), st.Generation})
+}
+
+func (s *sim) OnEvent(ev wsshard.Event[string]) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.story = append(s.story, fmt.Sprintf("%v %v, generation %d: %v %+v", ev.Time.Sub(s.begin), ev.Kind, ev.Generation, ev.Err, ev.Switchover))
+	switch ev.Kind {
+	case wsshard.EventGap:
+		s.gaps = append(s.gaps, ev)
+	case wsshard.EventSwitchoverStarted:
+		s.spans = append(s.spans, simSpan{from: ev.Time})
+	case wsshard.EventSwitchoverDone, wsshard.EventSwitchoverFailed:
+		last := &s.spans[len(s.spans)-1]
+		last.to, last.report, last.failed = ev.Time, *ev.Switchover, ev.Kind == wsshard.EventSwitchoverFailed
+	}
+}
+
+// The script.
+
+func (s *sim) run(sum *simTotals) {
+	go s.loop()
+	defer close(s.stop)
+	names := make([]string, simTopics)
+	for i, topic := range s.topics {
+		names[i] = topic.name
+	}
+	const late = simLate
+	s.m.Subscribe(names[late:]...)
+	if err := s.m.Start(context.Background()); err != nil {
+		s.t.Fatal(err)
+	}
+	defer s.m.Stop(context.Background())
+	for i, topic := range s.topics {
+		if topic.mean > 0 {
+			s.mu.Lock()
+			s.laterLocked(time.Now().Add(s.upTo(topic.mean)), func() { s.tick(i) })
+			s.mu.Unlock()
+		}
+	}
+	time.Sleep(2*simHonour + s.upTo(time.Second))
+	for range simMoves {
+		done := make(chan struct{})
+		go func() {
+			defer close(done)
+			s.m.HotSwitchover(context.Background(), 0)
+		}()
+		for range 5 {
+			name := names[s.rnd.IntN(late)]
+			time.AfterFunc(s.upTo(3*time.Second), func() { s.m.Subscribe(name) })
+		}
+		if s.churns {
+			go s.churn(names[:late], done)
+		}
+		if s.mode.faults {
+			s.strike()
+		}
+		<-done
+		time.Sleep(s.upTo(2 * time.Second))
+		if s.mode.faults {
+			time.Sleep(15 * time.Second) // until all is well again
+		}
+	}
+	time.Sleep(simHonour + time.Second)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.check(sum)
+}
+
+// churn lets topics come and go without a pause.
+func (s *sim) churn(names []string, done chan struct{}) {
+	for i := 0; ; i++ {
+		select {
+		case <-done:
+			return
+		case <-time.After(s.pause):
+		}
+		s.m.Subscribe(names[i%len(names)])
+		s.m.Unsubscribe(names[(i+len(names)/2)%len(names)])
+	}
+}
+
+// strike has something befall the old connection, the new one or both, at some moment of the switchover.
+func (s *sim) strike() {
+	kind := []string{"kill", "reset", "close", "blackhole", "stall"}[s.rnd.IntN(5)]
+	which, at, long := s.rnd.IntN(3), s.upTo(3*time.Second), s.upTo(3*time.Second)
+	time.AfterFunc(at, func() {
+		live := s.srv.Live()
+		switch {
+		case which == 0 && len(live) > 0:
+			live = live[:1]
+		case which == 1 && len(live) > 1:
+			live = live[1:]
+		}
+		s.mu.Lock()
+		s.story = append(s.story, fmt.Sprintf("%v %s of %d, of %d connections", time.Since(s.begin), kind, len(live), which))
+		s.mu.Unlock()
+		for _, p := range live {
+			conn := p.Net().(*wstest.Conn)
+			switch kind {
+			case "kill":
+				p.Kill()
+			case "reset":
+				p.Reset()
+			case "close":
+				p.Close(1001, "")
+			case "blackhole":
+				conn.BlackHole(true)
+				time.AfterFunc(20*time.Second, p.Kill) // nobody is behind it any more
+			case "stall":
+				conn.BlackHole(true)
+				time.AfterFunc(long, func() { conn.BlackHole(false) })
+			}
+		}
+	})
+}
+
+// check is called at rest.
+func (s *sim) check(sum *simTotals) {
+	for i, topic := range s.topics {
+		if s.churns && i < simLate {
+			continue
+		}
+		seen := s.got[topic.name]
+		sum.Published += len(topic.at)
+		sum.Delivered += len(seen)
+		if len(seen) == 0 {
+			continue
+		}
+		first, last, times := seen[0].n, 0, map[int]int{}
+		for _, m := range seen {
+			if m.n < first {
+				// Subscribed during the overlap, and honoured on the new connection first: all of the old comes before all
+				// of the new.
+				continue
+			}
+			if times[m.n]++; times[m.n] > 1 {
+				sum.Twice++
+				if !s.lostNear(m.at) {
+					s.t.Errorf("%s:%d came twice, at %v on connection %d", topic.name, m.n, m.at.Sub(s.begin), m.gen)
+				}
+			} else if m.n < last {
+				sum.Disordered++
+				if s.mode.lossy && !s.mode.faults {
+					continue // the old connection was not live either: see the one that was subscribed during the overlap
+				}
+				s.t.Errorf("%s:%d came after %d, at %v", topic.name, m.n, last, m.at.Sub(s.begin))
+			}
+			last = max(last, m.n)
+		}
+		for n := first; n <= len(topic.at); n++ {
+			at := topic.at[n-1]
+			if times[n] > 0 || time.Since(at) < simSkew+s.latency {
+				continue
+			}
+			sum.Missing++
+			if why := s.excused(topic.name, at); why != "" {
+				s.t.Errorf("%s:%d, published at %v, is missing: %s", topic.name, n, at.Sub(s.begin), why)
+			}
+		}
+	}
+	for _, span := range s.spans {
+		if sum.Dropped += span.report.Dropped; span.failed {
+			sum.Failed++
+		} else {
+			sum.Switchovers++
+		}
+		if !s.mode.faults && (span.failed || span.report.Proof == "none") {
+			s.t.Errorf("switchover %+v", span)
+		}
+	}
+	if sum.Gaps += len(s.gaps); !s.mode.faults && len(s.gaps) > 0 {
+		s.t.Errorf("gaps: %+v", s.gaps)
+	}
+	if s.t.Failed() {
+		s.t.Logf("latency %v, honoured within %v, skew %v, changes %v, each %v", s.latency, s.honour, s.skew, s.churns, s.pause)
+		s.t.Log(strings.Join(s.story, "\n"))
+	}
+}
+
+// excused says why a message must not be missing; "": it may.
+func (s *sim) excused(topic string, at time.Time) string {
+	switch {
+	case s.mode.faults:
+		if !slices.ContainsFunc(s.gaps, func(ev wsshard.Event[string]) bool {
+			// What was on its way when the last frame came is later than that by what fan-out and travel take.
+			return slices.Contains(ev.Subs, topic) && !at.Before(ev.From.Add(-simSkew-s.latency)) && !at.After(ev.To)
+		}) {
+			return "it lies in no gap"
+		}
+	case !s.mode.lossy:
+		return "nothing may be"
+	default:
+		for _, span := range s.spans {
+			if !at.Before(span.from.Add(-simSkew-s.latency)) && !at.After(span.to.Add(simHonour)) {
+				if span.report.Proof == "settle" {
+					return ""
+				}
+				return fmt.Sprintf("its switchover had %+v", span.report)
+			}
+		}
+		return "there was no switchover"
+	}
+	return ""
+}
+
+// lostNear reports whether a connection was lost about then: only the two of a switchover know each other's keys.
+func (s *sim) lostNear(at time.Time) bool {
+	return slices.ContainsFunc(s.gaps, func(ev wsshard.Event[string]) bool {
+		return !at.Before(ev.From) && !at.After(ev.To.Add(simHonour))
+	})
+}
