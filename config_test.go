@@ -114,6 +114,8 @@ var refusals = []struct {
 	{"a slash", `Connection.Header["host"]`, header("host", "a/b")},
 	{"empty", "Connection.Subprotocols[1]", func(c *wsshard.Config) { c.Connection.Subprotocols = []string{"v1", ""} }},
 	{"CRLF", "Connection.Subprotocols[0]", func(c *wsshard.Config) { c.Connection.Subprotocols = []string{"a\r\nb"} }},
+	{"password alone", "Connection.Proxy", proxy("socks5://:password@proxy")},
+	{"nobody", "Connection.Proxy", proxy("socks5h://@proxy")},
 	{"two in one", "Connection.Subprotocols[0]", func(c *wsshard.Config) { c.Connection.Subprotocols = []string{"a, b"} }},
 }
 
@@ -207,7 +209,9 @@ func TestNewAccepts(t *testing.T) {
 		"addresses":            func(c *wsshard.Config) { c.Connection.SourceIPs = []string{"127.0.0.1", "::1", "::ffff:10.0.0.1"} },
 		"socks5":               proxy("socks5://u:p@proxy"),
 		"socks5h":              proxy("socks5h://[::1]:9"),
+		"user alone":           proxy("socks5://user@proxy"),
 		"http":                 proxy("http://user@proxy:3128/"),
+		"http, password alone": proxy("http://:token@proxy"),
 		"https":                proxy("https://proxy"),
 		"headers":              header("authorization", "a\tb", "ä"),
 		"Host":                 header("Host", "a:80"),

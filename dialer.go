@@ -139,10 +139,10 @@ func (d *dialer) secure(ctx context.Context, conn net.Conn, host string) (net.Co
 	return c, nil
 }
 
-// tlsError is a TLS handshake that failed. Its text is cut: certificates are a peer's words.
+// tlsError is TLS that failed, in its handshake or in that of WebSocket. Its text is cut: certificates are a peer's words.
 type tlsError struct{ err error }
 
-func (e *tlsError) Error() string                 { return "TLS handshake: " + printable(e.err.Error()) }
+func (e *tlsError) Error() string                 { return "TLS: " + printable(e.err.Error()) }
 func (e *tlsError) Unwrap() error                 { return e.err }
 func (e *tlsError) Format(f fmt.State, verb rune) { formatError(e, f, verb) }
 
@@ -216,6 +216,7 @@ func weDeflate(ext string) bool {
 // handshakeError sorts what gorilla returned: an answer of the server, a broken connection, or nonsense.
 func handshakeError(resp *http.Response, err error) error {
 	var ne net.Error
+	var re tls.RecordHeaderError
 	switch {
 	case resp != nil:
 		body, _ := io.ReadAll(io.LimitReader(resp.Body, 1<<10))
@@ -234,6 +235,8 @@ func handshakeError(resp *http.Response, err error) error {
 		return &HandshakeError{Reason: "its answer's head is too long"}
 	case err == io.EOF:
 		return io.ErrUnexpectedEOF
+	case errors.As(err, &re):
+		return &tlsError{err}
 	case errors.As(err, &ne), errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, net.ErrClosed):
 		return err
 	}
@@ -349,8 +352,8 @@ func judgeHost(err error) outcome {
 		return answered(he.StatusCode)
 	case isAny(err, syscall.EADDRNOTAVAIL, syscall.EADDRINUSE, syscall.EMFILE, syscall.ENFILE, syscall.ENOBUFS, syscall.EACCES, syscall.EPERM):
 		return hostUnknown
-	case errors.As(err, &te), errors.As(err, &oe) && oe.Op == "remote error": // an alert: TLS 1.3 refuses a client after the handshake
-		return hostDown
+	case errors.As(err, &te), errors.As(err, &oe) && (oe.Op == "remote error" || oe.Op == "local error"):
+		return hostDown // alerts, theirs and ours: TLS 1.3 refuses a client after the handshake
 	case errors.Is(err, context.DeadlineExceeded), errors.As(err, &ne) && ne.Timeout():
 		return hostDown
 	case isAny(err, syscall.ECONNREFUSED, syscall.EHOSTUNREACH, syscall.ENETUNREACH), isAny(err, broken...):

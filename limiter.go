@@ -10,8 +10,8 @@ import (
 // This file answers: how is a budget for dials kept?
 
 // ConnectLimiter is a budget for dials. Several managers may share one (Config.Connection.Limiter), and an application may
-// share its own between processes. Its methods are called from many goroutines. An error of Wait, while ctx lives, fails
-// the attempt.
+// share its own between processes. Its methods are called from many goroutines. host is that of the URL with its port,
+// "feed.example:443", egress what ConnectionState calls so. An error of Wait, while ctx lives, fails the attempt.
 type ConnectLimiter interface {
 	Wait(ctx context.Context, host, egress string) error // until a dial may begin
 	Block(host, egress string, until time.Time)          // Retry-After: no dial before then

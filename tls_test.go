@@ -136,6 +136,44 @@ func TestTLSThatCannotBeTrusted(t *testing.T) {
 	}
 }
 
+// TLS that breaks after its handshake is no answer of the server's: it speaks against the host, as one that broke before.
+func TestTLSThatBreaksInTheAnswer(t *testing.T) {
+	for name, c := range map[string]struct {
+		junk string
+		is   func(err error) bool
+	}{
+		"no record":  {"HTTP/1.1 400 Bad Request\r\n\r\n", func(err error) bool { var e tls.RecordHeaderError; return errors.As(err, &e) }},
+		"bad record": {"\x17\x03\x03\x00\x20" + strings.Repeat("x", 32), func(err error) bool { var e *net.OpError; return errors.As(err, &e) && e.Op == "local error" }},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := &stepper{}
+			cfg, _ := overTLS()
+			roots := x509.NewCertPool()
+			cfg.Connection.TLSConfig.RootCAs = roots
+			cfg.Connection.CircuitBreakerThreshold, cfg.Connection.CircuitBreakerResetTimeout = 2, time.Minute
+			bubble(t, cfg, s.with, func(w *world) {
+				s.app.url = "wss://raw/canary"
+				ca := newAuthority(t)
+				roots.AddCert(ca.cert)
+				server := &tls.Config{Certificates: []tls.Certificate{ca.issue(time.Hour, "raw")}}
+				w.serveRaw("raw:443", server, func(conn *rawConn) {
+					io.WriteString(conn.Conn.(*tls.Conn).NetConn(), c.junk)
+				})
+				w.begin("a")
+				after(200 * ms)
+				errs, _ := s.failures()
+				var he *wsshard.HandshakeError
+				if len(errs) < 2 || !c.is(errs[0]) || errors.As(errs[0], &he) {
+					t.Errorf("failed with %v", errs)
+				}
+				if n := w.m.Metrics().CircuitBreakerTrips; n != 1 {
+					t.Errorf("the breaker tripped %d times", n)
+				}
+			})
+		})
+	}
+}
+
 // A port that speaks no TLS gets none of the request.
 func TestPlainServerBehindWSS(t *testing.T) {
 	s := &stepper{}

@@ -160,9 +160,12 @@ func parseProxy(raw string) (*url.URL, error) {
 		user = u.User.Username()
 		password, _ = u.User.Password()
 	}
-	if socks := strings.HasPrefix(u.Scheme, "socks5"); socks && (len(user) > 255 || len(password) > 255) {
+	switch socks := strings.HasPrefix(u.Scheme, "socks5"); {
+	case socks && (len(user) > 255 || len(password) > 255):
 		return nil, errors.New("user and password may have 255 bytes each")
-	} else if !socks && strings.Contains(user, ":") {
+	case socks && u.User != nil && user == "": // RFC 1929 has no way to say so
+		return nil, errors.New("password needs a user")
+	case !socks && strings.Contains(user, ":"):
 		return nil, errors.New("user must not contain a colon")
 	}
 	if u.Port() == "" {

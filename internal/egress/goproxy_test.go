@@ -23,8 +23,14 @@ const password = "s3cret:p@ss w%rd"
 
 func TestGoProxies(t *testing.T) {
 	ca := newAuthority(t)
-	table := &results{}
-	defer table.report(t)
+	parts := []part{
+		{name: "go-socks5", scheme: "socks5", start: startGoSocks},
+		{name: "go-socks5 with password", scheme: "socks5h", password: password, start: startGoSocks},
+		{name: "goproxy", scheme: "http", start: startGoProxy(nil)},
+		{name: "goproxy with password", scheme: "http", password: password, start: startGoProxy(nil)},
+		{name: "goproxy over TLS with password", scheme: "https", password: password, start: startGoProxy(ca)},
+	}
+	table, rows := &results{}, 0
 	for _, at := range []place{
 		{family: "IPv4", host: "127.0.0.1", source: "127.0.0.21"},
 		{family: "IPv6", host: "::1", source: "::1"},
@@ -36,17 +42,13 @@ func TestGoProxies(t *testing.T) {
 			at.wss = "wss://feed.test:" + port(secure) + "/"
 			at.refused = "ws://feed.test:" + port(refused) + "/"
 			refused.Close()
-			for _, p := range []part{
-				{name: "go-socks5", scheme: "socks5", start: startGoSocks},
-				{name: "go-socks5 with password", scheme: "socks5h", password: password, start: startGoSocks},
-				{name: "goproxy", scheme: "http", start: startGoProxy(nil)},
-				{name: "goproxy with password", scheme: "http", password: password, start: startGoProxy(nil)},
-				{name: "goproxy over TLS with password", scheme: "https", password: password, start: startGoProxy(ca)},
-			} {
+			rows += rowsEach * len(parts)
+			for _, p := range parts {
 				t.Run(p.name, func(t *testing.T) { p.run(t, at, srv, ca.pool, table) })
 			}
 		})
 	}
+	table.report(t, rows)
 }
 
 func listen(t *testing.T, host string) net.Listener {

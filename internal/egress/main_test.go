@@ -7,6 +7,7 @@ import (
 	"net"
 	"os"
 	"os/exec"
+	"os/signal"
 	"path/filepath"
 	"runtime"
 	"strconv"
@@ -55,6 +56,10 @@ func outside() (code int, err error) {
 	if os.Geteuid() != 0 {
 		return inner("sudo", append([]string{"-n", "-E", self}, os.Args[1:]...)...)
 	}
+	// What a proxy that is killed leaves behind becomes a child of ours, to be buried at the end.
+	if err := unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0); err != nil {
+		return 1, err
+	}
 	clients, servers := fmt.Sprint("wsc", os.Getpid()), fmt.Sprint("wss", os.Getpid())
 	defer takeDown(clients, servers)
 	if err := setUp(clients, servers); err != nil {
@@ -67,10 +72,27 @@ func outside() (code int, err error) {
 func inner(name string, args ...string) (code int, err error) {
 	cmd := exec.Command(name, args...)
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
-	if err = cmd.Run(); cmd.ProcessState != nil {
-		return cmd.ProcessState.ExitCode(), nil
+	if err := cmd.Start(); err != nil {
+		return 1, err
 	}
-	return 1, err
+	// Whoever wants an end of it ends the tests; what was set up is then taken down all the same.
+	signals := make(chan os.Signal, 1)
+	signal.Notify(signals, os.Interrupt, syscall.SIGTERM, syscall.SIGQUIT)
+	defer signal.Stop(signals)
+	ended := make(chan struct{})
+	defer close(ended)
+	go func() {
+		select {
+		case s := <-signals:
+			cmd.Process.Signal(s)
+		case <-ended:
+		}
+	}()
+	cmd.Wait()
+	if code = cmd.ProcessState.ExitCode(); code < 0 {
+		return 1, fmt.Errorf("the tests ended by %v", cmd.ProcessState)
+	}
+	return code, nil
 }
 
 func setUp(clients, servers string) error {
@@ -151,6 +173,9 @@ func takeDown(namespaces ...string) {
 		os.RemoveAll(filepath.Join("/etc/netns", ns))
 	}
 	os.Remove("/etc/netns") // if it is empty
+	for err := error(nil); err == nil || err == syscall.EINTR; {
+		_, err = syscall.Wait4(-1, nil, 0, nil)
+	}
 }
 
 // listenThere listens in the servers' namespace. A socket belongs to the namespace of the thread that made it.

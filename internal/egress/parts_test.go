@@ -207,7 +207,9 @@ coredump_dir %s
 visible_hostname proxy
 dns_nameservers 127.0.0.1
 `, listen, passwords, dir, dir))
-		return launch(t, at.host, port, "squid", "-N", "-d", "1", "-n", "t"+port, "-f", conf).asProxy()
+		// It would leave files there when it is killed.
+		const alone = `mount -t tmpfs shm /dev/shm && exec squid "$@"`
+		return launch(t, at.host, port, "sh", "-c", alone, "squid", "-N", "-d", "1", "-n", "t"+port, "-f", conf).asProxy()
 	}
 }
 
