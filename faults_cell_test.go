@@ -36,7 +36,8 @@ type cell struct {
 	hooks   hooks     // under history.mu
 	detour  string    // where dials go instead; under history.mu
 	muted   map[*wstest.Peer]bool
-	ca      *authority                      // of TLS
+	ca      *authority // of TLS
+	good    *tls.Certificate
 	shown   atomic.Pointer[tls.Certificate] // by the server
 	agents  *agents                         // its proxies; nil: none
 	raging  atomic.Bool                     // a strike goes on
@@ -170,6 +171,7 @@ func (c *cell) hook() hooks {
 func (c *cell) heal() {
 	c.raging.Store(false)
 	c.bribe(nil)
+	c.shown.Store(c.good)
 	c.leadTo("")
 	c.set(func(h *hooks) { *h = hooks{} })
 	c.net.OnDial(nil)
@@ -287,6 +289,9 @@ func (c *cell) wantWell() {
 	c.until("well", c.right)
 	time.Sleep(3 * time.Second) // the last of the old, the first of the new
 	synctest.Wait()
+	if n := c.net.Open(); n != c.m.ShardCount() && c.agents == nil && c.ca == nil {
+		c.t.Errorf("%d sockets are open for %d shards", n, c.m.ShardCount())
+	}
 	if !c.right() {
 		c.t.Errorf("the server has %v, want %q each once", c.topics.All(), c.want())
 	}
@@ -323,7 +328,18 @@ func (c *cell) wantWell() {
 
 // right says whether each shard is connected and the server has each topic once.
 func (c *cell) right() bool {
-	all, want := c.topics.All(), c.want()
+	all, want, closed := make(map[string]int), c.want(), make(map[string]bool)
+	for _, conn := range c.net.Conns() {
+		closed[conn.LocalAddr().String()] = conn.Closed()
+	}
+	for _, p := range c.srv.Live() {
+		if closed[p.Net().RemoteAddr().String()] { // which its server does not always learn
+			continue
+		}
+		for _, topic := range c.topics.On(p) {
+			all[topic]++
+		}
+	}
 	for _, topic := range want {
 		if all[topic] != 1 {
 			return false

@@ -154,6 +154,7 @@ func breakerOpens(c *cell) {
 		if err := c.switchover(); !errors.Is(err, wsshard.ErrCircuitOpen) {
 			c.t.Errorf("a switchover while it is open: %v", err)
 		}
+		time.Sleep(10 * time.Second) // the next one may be the probe
 		return
 	}
 	opened := c.failures()[len(c.failures())-1].at
@@ -239,10 +240,7 @@ func mumbles(text string) func(c *cell, _ target) {
 
 // front puts TLS before the server.
 func (c *cell) front() {
-	c.ca = newAuthority(c.t)
-	c.cfg.Connection.TLSConfig.RootCAs.AddCert(c.ca.cert)
-	c.show(c.ca.issue(100*time.Hour, "srv"))
-	server := &tls.Config{GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return c.shown.Load(), nil }}
+	server := c.certify("srv")
 	serveConns(c.t, c.net.Listen("srv:443"), func(nc net.Conn) {
 		s := tls.Server(nc, server)
 		if s.Handshake() != nil {
@@ -252,6 +250,20 @@ func (c *cell) front() {
 			join(s, s, out)
 		}
 	})
+}
+
+// certify makes an authority that the client trusts, and the config of a server that shows its certificate, or another one
+// while the fault is on. Sessions are not resumed, or no certificate would be looked at.
+func (c *cell) certify(host string) *tls.Config {
+	c.ca = newAuthority(c.t)
+	c.cfg.Connection.TLSConfig.RootCAs.AddCert(c.ca.cert)
+	good := c.ca.issue(100*time.Hour, host)
+	c.good = &good
+	c.shown.Store(c.good)
+	return &tls.Config{
+		GetCertificate:         func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return c.shown.Load(), nil },
+		SessionTicketsDisabled: true,
+	}
 }
 
 // show changes the certificate.

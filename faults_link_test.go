@@ -21,6 +21,16 @@ func hole(c *cell, at target) {
 	c.hush(at.peer)
 }
 
+// soon has a strike wait until the client has seen that the connection is open.
+func soon(do func(c *cell, at target)) func(c *cell, at target) {
+	return func(c *cell, at target) {
+		c.joined.Go(func() {
+			time.Sleep(ms)
+			do(c, at)
+		})
+	}
+}
+
 // rage does something again and again until it fails or the fault is over.
 func (c *cell) rage(pause time.Duration, do func() error) {
 	c.raging.Store(true)
@@ -68,10 +78,13 @@ var linkFaults = []*row{
 		}
 		return append(all,
 			strike{name: "killed", is: is(io.ErrUnexpectedEOF), do: func(c *cell, at target) { at.peer.Kill() }},
-			strike{name: "reset", is: is(syscall.ECONNRESET), do: func(c *cell, at target) { at.peer.Reset() }})
+			strike{name: "reset", is: is(syscall.ECONNRESET), do: soon(func(c *cell, at target) { at.peer.Reset() })},
+			strike{name: "one byte", is: closedWith(1005, false), do: func(c *cell, at target) { // which the library below takes for none
+				at.peer.Net().Write([]byte(rawBytes(fin|opClose, "\x03")))
+			}})
 	}()},
 	{no: 10, name: "illegal_close", kind: linkFault, strikes: func() (all []strike) {
-		payloads := map[string]string{"bad UTF-8": closePayload(1000, "\xff\xfe"), "cut rune": closePayload(1000, "\xe2\x82"), "one byte": "\x03"}
+		payloads := map[string]string{"bad UTF-8": closePayload(1000, "\xff\xfe"), "cut rune": closePayload(1000, "\xe2\x82")}
 		for _, code := range []int{0, 1, 999, 1004, 1005, 1006, 1014, 1015, 1016, 2999, 5000, 65535} {
 			payloads[fmt.Sprint(code)] = closePayload(code, canary)
 		}

@@ -2,6 +2,8 @@ package wsshard_test
 
 import (
 	"context"
+	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"io"
 	"net"
@@ -15,7 +17,10 @@ import (
 
 // via has a cell go through a proxy of this kind.
 func via(scheme string) func(cfg *wsshard.Config) {
-	return func(cfg *wsshard.Config) { cfg.Connection.Proxy = scheme + "://" + canaryURL + "proxy" }
+	return func(cfg *wsshard.Config) {
+		cfg.Connection.Proxy = scheme + "://" + canaryURL + "proxy"
+		cfg.Connection.TLSConfig = &tls.Config{RootCAs: x509.NewCertPool()}
+	}
 }
 
 // agents are the proxies of a cell: each does its work unless the fault says otherwise.
@@ -31,7 +36,9 @@ func (c *cell) hire() {
 	works := &proxyServer{user: canaryUser, password: canaryPassword, dial: func(addr string) (net.Conn, error) {
 		return c.net.DialContext(context.Background(), "tcp", addr)
 	}}
-	for port, serve := range map[string]func(net.Conn){"80": works.connect, "443": works.connect, "1080": works.socks5} {
+	secure := c.certify("proxy")
+	overTLS := func(nc net.Conn) { works.connect(tls.Server(nc, secure)) }
+	for port, serve := range map[string]func(net.Conn){"80": works.connect, "443": overTLS, "1080": works.socks5} {
 		serveConns(c.t, c.net.Listen("proxy:"+port), func(nc net.Conn) {
 			c.agents.mu.Lock()
 			serve := serve
@@ -108,11 +115,11 @@ var proxyFaults = []*row{
 		strikes: tunnels(func(b badProxy) bool { return b.step == "auth" })},
 	{no: 17, name: "proxy_dies", kind: linkFault, setup: (*cell).hire, strikes: func() (all []strike) {
 		for _, scheme := range []string{"http", "socks5"} {
-			all = append(all, strike{name: scheme, with: via(scheme), check: (*cell).wantOnlyTheProxy, do: func(c *cell, at target) {
+			all = append(all, strike{name: scheme, with: via(scheme), check: (*cell).wantOnlyTheProxy, do: soon(func(c *cell, at target) {
 				c.agents.mu.Lock()
 				defer c.agents.mu.Unlock()
 				c.agents.conns[at.peer.Index()].Close()
-			}, is: is(io.ErrUnexpectedEOF)})
+			}), is: is(io.ErrUnexpectedEOF)})
 		}
 		return all
 	}()},
