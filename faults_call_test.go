@@ -3,10 +3,8 @@ package wsshard_test
 import (
 	"context"
 	"errors"
-	"fmt"
 	"math/rand/v2"
 	"net/http"
-	"runtime"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -373,6 +371,3 @@ func (c *cell) wantCrowd() {
 	c.until("all connected", func() bool { return c.m.Metrics().ActiveConnections == 200 })
 	wantAtMost(c.t, c.dialTimes(), 20, time.Second)
 }
-
-var _ = fmt.Sprint
-var _ = runtime.Goexit

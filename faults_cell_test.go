@@ -31,20 +31,22 @@ type cell struct {
 	cfg     wsshard.Config
 	keyless bool // no message has a key: the overlap of a switchover is delivered twice
 
-	at      phase
-	dialled []dialled // under history.mu
-	hooks   hooks     // under history.mu
-	detour  string    // where dials go instead; under history.mu
-	muted   map[*wstest.Peer]bool
-	ca      *authority // of TLS
-	good    *tls.Certificate
-	shown   atomic.Pointer[tls.Certificate] // by the server
-	agents  *agents                         // its proxies; nil: none
-	raging  atomic.Bool                     // a strike goes on
-	isDown  bool                            // the server is
-	every   *every                          // the handler of a fault that has to do with all callbacks
-	runs    int                             // Starts after the first; under history.mu
-	closes  map[*wstest.Peer]int            // codes of the close frames that the server should hear
+	at        phase
+	dialled   []dialled // under history.mu
+	hooks     hooks     // under history.mu
+	detour    string    // where dials go instead; under history.mu
+	muted     map[*wstest.Peer]bool
+	ca        *authority // of TLS
+	good      *tls.Certificate
+	shown     atomic.Pointer[tls.Certificate] // by the server
+	agents    *agents                         // its proxies; nil: none
+	released  chan struct{}                   // closed when callbacks that ignore their context may return
+	expensive bool                            // each dial is
+	raging    atomic.Bool                     // a strike goes on
+	isDown    bool                            // the server is
+	every     *every                          // the handler of a fault that has to do with all callbacks
+	runs      int                             // Starts after the first; under history.mu
+	closes    map[*wstest.Peer]int            // codes of the close frames that the server should hear
 
 	ticks  map[string]map[int]time.Time // when each number of a topic was published
 	shut   chan struct{}
@@ -61,12 +63,16 @@ type hooks struct {
 	message func(ctx context.Context, msg wsshard.Message)
 	encode  func(sign string, req wsshard.Request[string]) (wsshard.Message, error)
 	onError func(err error) bool
+	// these only wait
+	judge      func(ctx context.Context) // in OnError
+	disconnect func()
+	event      func()
 }
 
 // wanted are the topics of a cell, unless it changes them.
 var wanted = []string{"a", "b"}
 
-func newCell(f *row, p phase, s strike) *cell {
+func newCell(f *row, p phase, d drive, s strike) *cell {
 	c := &cell{
 		history: &history{ledger: &ledger{}, got: make(map[string][]int), causes: make(map[opened][]error)},
 		row:     f, at: p, strike: s, muted: make(map[*wstest.Peer]bool), ticks: make(map[string]map[int]time.Time),
@@ -75,17 +81,16 @@ func newCell(f *row, p phase, s strike) *cell {
 	c.cfg.Connection.Header = http.Header{"Authorization": {"Bearer " + canary}}
 	c.cfg.Connection.NetDialContext = c.dial
 	c.cfg.Logger = slog.New(slog.NewJSONHandler(c.ledger, &slog.HandlerOptions{Level: slog.LevelDebug, AddSource: true}))
-	if f.with != nil {
-		f.with(&c.cfg)
-	}
-	if s.with != nil {
-		s.with(&c.cfg)
+	for _, with := range []func(*wsshard.Config){f.with, d.with, s.with} {
+		if with != nil {
+			with(&c.cfg)
+		}
 	}
 	return c
 }
 
 // run drives the cell, and then looks whether all is well.
-func (c *cell) run(t *testing.T, drive func(c *cell)) {
+func (c *cell) run(t *testing.T, d drive) {
 	t.Helper()
 	wsshard.SetSeed(uint64(c.row.no))
 	defer wsshard.SetSeed(0)
@@ -96,8 +101,10 @@ func (c *cell) run(t *testing.T, drive func(c *cell)) {
 	bubble(t, c.cfg, handler, func(w *world) {
 		c.world, c.shut = w, make(chan struct{})
 		c.topics.Ack(true)
-		if c.row.setup != nil {
-			c.row.setup(c)
+		for _, setup := range []func(*cell){c.row.setup, d.setup} {
+			if setup != nil {
+				setup(c)
+			}
 		}
 		c.joined.Go(c.trade)
 		defer func() {
@@ -105,7 +112,7 @@ func (c *cell) run(t *testing.T, drive func(c *cell)) {
 			c.closeMarket()
 			c.joined.Wait()
 		}()
-		drive(c)
+		d.do(c)
 		c.heal()
 		c.wantWell()
 	})
@@ -372,10 +379,15 @@ func (c *cell) wantAccounts() {
 				c.t.Errorf("%s:%d came after %d", topic, n, got[i])
 			}
 		}
+		var lost []time.Time
 		for n, at := range ticks {
 			if n > got[0] && !slices.Contains(got, n) && !c.reportedLocked(topic, at) {
-				c.t.Errorf("%s:%d of %v is lost in silence", topic, n, at.Format(clock))
+				lost = append(lost, at)
 			}
+		}
+		if len(lost) > 0 {
+			slices.SortFunc(lost, time.Time.Compare)
+			c.t.Errorf("%d numbers of %s, from %s to %s, are lost in silence", len(lost), topic, lost[0].Format(clock), lost[len(lost)-1].Format(clock))
 		}
 	}
 }
@@ -572,15 +584,26 @@ func (p *patient) OnMessage(ctx context.Context, msg wsshard.Message, _ wsshard.
 
 func (p *patient) OnDisconnect(_ context.Context, cause error, st wsshard.ConnectionState) {
 	p.c.disconnected(cause, st)
+	if h := p.c.hook().disconnect; h != nil {
+		h()
+	}
 }
 
-func (p *patient) OnError(_ context.Context, err error, st wsshard.ConnectionState) bool {
+func (p *patient) OnError(ctx context.Context, err error, st wsshard.ConnectionState) bool {
 	p.c.failed(err, st)
-	h := p.c.hook().onError
-	return h == nil || h(err)
+	h := p.c.hook()
+	if h.judge != nil {
+		h.judge(ctx)
+	}
+	return h.onError == nil || h.onError(err)
 }
 
-func (p *patient) OnEvent(ev wsshard.Event[string]) { p.c.event(ev) }
+func (p *patient) OnEvent(ev wsshard.Event[string]) {
+	p.c.event(ev)
+	if h := p.c.hook().event; h != nil {
+		h()
+	}
+}
 
 var (
 	_ wsshard.Handler[string]       = (*patient)(nil)

@@ -108,14 +108,14 @@ var linkFaults = []*row{
 			})
 		}},
 	}, with: func(cfg *wsshard.Config) { cfg.Health.DataTimeout = 20 * time.Second }, setup: func(c *cell) { c.net.SetBuffer(4000) },
-		own: map[phase][]drive{switching: {linkFault.drives[switching][0], {"next", nextIsSilent}}}},
+		own: map[phase][]drive{switching: {linkFault.drives[switching][0], {name: "next", do: nextIsSilent}}}},
 	{no: 29, name: "silent_stall", kind: linkFault, strikes: []strike{
 		{name: "with pongs", do: func(c *cell, at target) { c.hush(at.peer) }, is: is(wsshard.ErrDataTimeout), mute: true},
 		{name: "with heartbeats", do: func(c *cell, at target) {
 			c.hush(at.peer)
 			c.rage(time.Second, func() error { return at.peer.Send("hb") })
 		}, is: is(wsshard.ErrDataTimeout), mute: true},
-	}, own: map[phase][]drive{switching: {linkFault.drives[switching][0], {"next", nextIsSilent}}}},
+	}, own: map[phase][]drive{switching: {linkFault.drives[switching][0], {name: "next", do: nextIsSilent}}}},
 	{no: 30, name: "pong_lost", kind: linkFault, with: func(cfg *wsshard.Config) {
 		cfg.Health.PingInterval, cfg.Health.PongTimeout, cfg.Health.FailureThreshold = time.Second, time.Second, 1
 	}, strikes: []strike{{do: func(c *cell, at target) { at.peer.Silent(true) }, mild: true}}},

@@ -26,11 +26,13 @@ type kind struct {
 
 // drive brings a shard into a phase, has the fault strike, and checks what must come of that at once.
 type drive struct {
-	name string
-	do   func(c *cell)
+	name  string
+	do    func(c *cell)
+	with  func(cfg *wsshard.Config) // as a strike's
+	setup func(c *cell)             // as a row's
 }
 
-func only(do func(c *cell)) []drive { return []drive{{"", do}} }
+func only(do func(c *cell)) []drive { return []drive{{do: do}} }
 
 // target is what a fault may need to know of where it strikes.
 type target struct {
@@ -157,7 +159,7 @@ var linkFault = &kind{
 			c.over(p, false)
 		}),
 		switching: {
-			{"old", func(c *cell) {
+			{name: "old", do: func(c *cell) {
 				c.settle()
 				old := c.only()
 				c.srv.OnOpen(c.once(func(*wstest.Peer) { c.do(c, target{switching, old}) }))
@@ -166,7 +168,7 @@ var linkFault = &kind{
 				}
 				c.over(old, true)
 			}},
-			{"next", func(c *cell) {
+			{name: "next", do: func(c *cell) {
 				c.settle()
 				old := generation(c.only())
 				c.srv.OnOpen(c.once(func(p *wstest.Peer) { c.do(c, target{switching, p}) }))
