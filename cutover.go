@@ -37,6 +37,9 @@ func (ch *change[S]) decide(silent bool) (cut bool, err error) {
 	if ch.lost || ch.cur.ending.Load() {
 		return true, nil // there is nothing to wait for, and nothing better than next
 	}
+	if !silent && ch.cur.proof.heard.Load() && ch.next.proof.ignored(ch.next.claimTime(now)) {
+		return false, ErrSwitchoverTimeout // all is failed, so nothing would be waited for: but it is next that is dead
+	}
 	since, ready := ch.ready(now)
 	if ready && !since.Equal(ch.readyAt) {
 		ch.readyAt = since

@@ -2,6 +2,7 @@ package wsshard_test
 
 import (
 	"context"
+	"fmt"
 	"maps"
 	"net/http"
 	"slices"
@@ -18,6 +19,8 @@ import (
 // call at, if there is one, at the beginning of each callback, with the context that the callback was given.
 type every struct {
 	at func(ctx context.Context, where string, st wsshard.ConnectionState)
+
+	heard *history // of a cell of the fault matrix; else nil
 
 	mu     sync.Mutex
 	calls  map[string]int
@@ -77,6 +80,13 @@ func (e *every) enter(ctx context.Context, where string, st wsshard.ConnectionSt
 	}
 }
 
+// set changes at while callbacks may be running.
+func (e *every) set(at func(ctx context.Context, where string, st wsshard.ConnectionState)) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.at = at
+}
+
 // called is how often a callback was called so far.
 func (e *every) called(where string) int {
 	e.mu.Lock()
@@ -88,7 +98,7 @@ var noState wsshard.ConnectionState
 
 func (e *every) URL(ctx context.Context, st wsshard.ConnectionState) (string, error) {
 	e.enter(ctx, "URL", st)
-	return "ws://srv/", nil
+	return fmt.Sprintf("ws://srv/%s/%d/%d", canary, st.ShardID, st.Generation), nil
 }
 
 func (e *every) SubscriptionMessage(req wsshard.Request[string]) (wsshard.Message, error) {
@@ -107,6 +117,9 @@ func (e *every) ResubscriptionMessage(req wsshard.Request[string]) (wsshard.Mess
 }
 
 func (e *every) OnMessage(ctx context.Context, msg wsshard.Message, st wsshard.ConnectionState) {
+	if e.heard != nil {
+		e.heard.message(msg)
+	}
 	e.enter(ctx, "OnMessage", st)
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -129,13 +142,19 @@ func (e *every) Login(ctx context.Context, conn wsshard.LoginConn, st wsshard.Co
 }
 
 func (e *every) OnDisconnect(ctx context.Context, cause error, st wsshard.ConnectionState) {
+	if e.heard != nil {
+		e.heard.disconnected(cause, st)
+	}
 	e.enter(ctx, "OnDisconnect", st)
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	e.causes = append(e.causes, cause)
 }
 
-func (e *every) OnError(ctx context.Context, _ error, st wsshard.ConnectionState) bool {
+func (e *every) OnError(ctx context.Context, err error, st wsshard.ConnectionState) bool {
+	if e.heard != nil {
+		e.heard.failed(err, st)
+	}
 	e.enter(ctx, "OnError", st)
 	return true
 }
@@ -189,6 +208,9 @@ func (e *every) IsReady(_ wsshard.Message, st wsshard.ConnectionState) bool {
 }
 
 func (e *every) OnEvent(ev wsshard.Event[string]) {
+	if e.heard != nil {
+		e.heard.event(ev)
+	}
 	e.enter(context.Background(), "OnEvent", wsshard.ConnectionState{ShardID: ev.ShardID, Generation: ev.Generation})
 }
 

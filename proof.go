@@ -18,6 +18,7 @@ type proof[S comparable] struct {
 	timeout time.Duration // AckTimeout or Settle
 	off     bool          // no such timeout
 	open    atomic.Bool   // something is unproven: what the read loop looks at for each message
+	heard   atomic.Bool   // some answer came
 
 	mu       sync.Mutex // protects following fields; a leaf lock
 	claims   map[S]claim
@@ -142,6 +143,7 @@ func (p *proof[S]) settleLocked(s S) {
 // answer takes an acknowledgement. It returns the topics that it newly rejects, and those whose last request it confirms;
 // number is that of a topic's last request.
 func (p *proof[S]) answer(a Ack[S], number func(S) (uint64, bool)) (confirmed, rejected []S) {
+	p.heard.Store(true)
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	answers := func(request uint64) bool { return a.Request == 0 || a.Request == request }
@@ -309,6 +311,26 @@ func (p *proof[S]) waiting(now time.Time, counts func(S, claim) bool) (last time
 		}
 	}
 	return p.last, false
+}
+
+// ignored reports whether no answer came at all, though a topic was asked for twice and its time is over at now.
+func (p *proof[S]) ignored(now time.Time) bool {
+	if !p.acks || p.heard.Load() {
+		return false
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, f := range p.failed {
+		if f.request != 0 {
+			return true
+		}
+	}
+	for _, c := range p.claims {
+		if c.tries > 1 && p.overdueLocked(c, now) {
+			return true
+		}
+	}
+	return false
 }
 
 // repeats reports whether a request is to be written once more at now, for want of an answer.

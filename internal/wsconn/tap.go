@@ -23,6 +23,7 @@ type Tap struct {
 
 	// owned by the goroutine that reads
 	head    int  // bytes that the handshake may still read; negative: the handshake is over
+	line    int  // characters of the head's line so far; negative: the head has ended
 	fresh   bool // a data message was handled since the last Read
 	message bool // inside a data message: its first frame has come, its end has not
 	partial bool // bytes have come since the last frame that was seen to end
@@ -80,7 +81,8 @@ func (t *Tap) Signs() Signs {
 	return t.signs
 }
 
-// Established ends the handshake: no budget for bytes from here on.
+// Established ends the handshake: no budget for bytes from here on. What followed the head in its packet are frames, and the
+// last of them may not have ended.
 func (t *Tap) Established() {
 	t.head = -1
 	t.stamp = t.Now()
@@ -178,5 +180,23 @@ func (t *Tap) readHead(p []byte) (n int, err error) {
 	}
 	n, err = t.Conn.Read(p[:min(len(p), t.head)])
 	t.head -= n
+	t.partial = t.beyond(p[:n]) || t.partial
 	return n, err
+}
+
+// beyond follows the head to the empty line at its end, and reports whether something of b comes after that.
+func (t *Tap) beyond(b []byte) bool {
+	for _, c := range b {
+		switch {
+		case t.line < 0:
+			return true
+		case c == '\n' && t.line == 0:
+			t.line = -1
+		case c == '\n':
+			t.line = 0
+		case c != '\r':
+			t.line++
+		}
+	}
+	return false
 }

@@ -19,6 +19,7 @@ type Topics struct {
 	on     map[*Peer]map[string]struct{} // gone peers too, as they were in the end
 	peers  map[string][]*Peer            // by topic and index; gone ones go when the topic is next touched. Each slice is replaced, not changed
 	ack    bool
+	deaf   bool
 	errors []string
 	most   int
 }
@@ -74,6 +75,13 @@ func (tp *Topics) Ack(on bool) {
 	tp.ack = on
 }
 
+// Deaf makes the feed do nothing of what is asked, though it may acknowledge it, or stops that.
+func (tp *Topics) Deaf(on bool) {
+	tp.mu.Lock()
+	defer tp.mu.Unlock()
+	tp.deaf = on
+}
+
 // Publish sends "topic:payload" to each live peer that is subscribed, oldest first, and returns to how many it could
 // be sent. As Send does, it waits up to 5 s for a peer that does not read.
 func (tp *Topics) Publish(topic, payload string) (n int) {
@@ -115,6 +123,9 @@ func (tp *Topics) message(p *Peer, typ int, data []byte) {
 func (tp *Topics) request(p *Peer, text string) (ack bool) {
 	tp.mu.Lock()
 	defer tp.mu.Unlock()
+	if tp.deaf {
+		return tp.ack
+	}
 	on := tp.on[p]
 	if on == nil {
 		on = make(map[string]struct{})
