@@ -23,6 +23,7 @@ type huntOptions struct {
 	budget     time.Duration
 	each       time.Duration
 	most       int
+	from       int // of the plants
 	workers    int
 }
 

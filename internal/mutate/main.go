@@ -35,6 +35,7 @@ func main() {
 	flag.DurationVar(&o.budget, "budget", 4*time.Minute, "begin no mutant after so long")
 	flag.DurationVar(&o.each, "each", 20*time.Second, "of tests for one mutant, the quick ones first")
 	flag.IntVar(&o.most, "most", 0, "at most so many mutants (0: all)")
+	flag.IntVar(&o.from, "from", 0, "the first plant")
 	flag.IntVar(&o.workers, "workers", 2, "test programs at a time")
 	flag.Parse()
 	root, err := filepath.Abs(o.root)

@@ -54,9 +54,13 @@ func plantAll(o huntOptions) error {
 	begin := time.Now()
 	missed := 0
 	fmt.Printf("| planted | the chaos soak says | the first other test |\n|---|---|---|\n")
-	for _, p := range plants {
-		if !strings.Contains(p.name, o.only) || time.Since(begin) > o.budget {
+	for i, p := range plants {
+		if i < o.from || !strings.Contains(p.name, o.only) {
 			continue
+		}
+		if time.Since(begin) > o.budget {
+			fmt.Printf("\nThe time is over: go on with -from %d.\n", i)
+			break
 		}
 		row, caught, err := p.grow(o)
 		if err != nil {
