@@ -9,18 +9,48 @@ import (
 	"github.com/seed-829c304d/wsshard"
 )
 
-// check is the oracle of TestChaos, called at rest. The invariants are numbered:
+// This file answers: what must hold after chaos?
 //
 //	I1  the server's own table is what is wanted, each topic on one connection
-//	I2  each number, from a subscription's first to its end, was delivered, lies in a reported gap, or its callback panicked
-//	I3  per topic the numbers rise
+//	I2  each number, from a subscription's first to its end, was delivered, lies in a reported gap, or was counted: its callback
+//	    panicked, or its sequence was refused (of a loss that Stop overtakes EventDisconnected told); what is wanted is delivered
+//	    in the end
+//	I3  per topic the numbers rise; a shard delivers one message at a time, all of one connection, then all of the next
 //	I4  no number twice
-//	I7  nothing is left after Stop (see run)
+//	I5  with nothing but switchovers there is no gap, and no connection is lost
+//	I6  Stop returns within its deadline, whenever it comes, and nothing is delivered afterwards
+//	I7  nothing is left after Stop: goroutines (the bubble sees to that), sockets
 //	I8  dials keep to the budget
-//	I9  every call returned (run waits for them)
+//	I9  every call returned
 //	I10 the counters agree with what was seen
+
+// check is called at rest.
 func (c *chaos) check(total *chaosTotals) {
 	synctest.Wait()
+	c.checkTable()
+	mt := c.m.Metrics()
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for topic, spans := range c.wanted {
+		c.checkTopic(topic, spans, total)
+	}
+	if c.trait.calm && (len(c.gaps) > 0 || mt.Errors > 0) {
+		c.t.Errorf("I5: %d gaps, %d connections lost or attempts failed, with switchovers only", len(c.gaps), mt.Errors)
+	}
+	c.checkDials()
+	c.checkCounters(mt)
+	total.Switchovers += int(mt.HotSwitchovers)
+	total.SwitchoversFailed += int(mt.HotSwitchoverFailures)
+	total.Reconnects += int(mt.Reconnections)
+	total.Gaps += len(c.gaps)
+	total.Panicked += c.panicCount
+	total.SequenceDrops += len(c.dropped)
+	total.Parked += len(c.parked)
+	total.BreakerTrips += c.trips
+	total.Calls += c.calls
+}
+
+func (c *chaos) checkTable() {
 	want := c.desired()
 	var have []string
 	for topic, n := range c.topics.All() {
@@ -33,66 +63,34 @@ func (c *chaos) check(total *chaosTotals) {
 	if !slices.Equal(have, want) {
 		c.t.Errorf("I1: the server has %q, wanted is %q", have, want)
 	}
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	for topic, spans := range c.wanted {
-		c.checkTopic(topic, spans, total)
+	if n := c.m.TotalSubscriptions(); n != len(want) {
+		c.t.Errorf("I1: %d subscriptions are counted, %d are wanted", n, len(want))
 	}
-	for key, n := range c.count {
-		if n > 1 {
-			c.t.Errorf("I4: %s was delivered %d times", key, n)
-			total.Duplicates++
-		}
-	}
-	c.checkDials()
-	mt := c.m.Metrics()
-	if int(mt.Gaps) != len(c.gaps) {
-		c.t.Errorf("I10: %d gaps counted, %d heard of", mt.Gaps, len(c.gaps))
-	}
-	if int(mt.HandlerPanics) != len(c.panicked) {
-		c.t.Errorf("I10: %d panics counted, %d happened", mt.HandlerPanics, len(c.panicked))
-	}
-	if got := mt.ActiveConnections; got != c.m.ShardCount() {
-		c.t.Errorf("%d of %d shards are connected", got, c.m.ShardCount())
-	}
-	if n := int(mt.Connections); n-len(c.closed) != mt.ActiveConnections {
-		c.t.Errorf("I10: %d connections opened, %d ended, %d active", n, len(c.closed), mt.ActiveConnections)
-	}
-	total.Switchovers += int(mt.HotSwitchovers)
-	total.Reconnects += int(mt.Reconnections)
-	total.Gaps += len(c.gaps)
-	total.Panicked += len(c.panicked)
 }
 
 func (c *chaos) checkTopic(topic string, spans []span, total *chaosTotals) {
-	got := make(map[int]bool)
-	last := 0
-	for _, n := range c.got[topic] {
-		if n <= last {
-			c.t.Errorf("I3: %s:%d came after %d", topic, n, last)
-		}
-		last = n
-		got[n] = true
-	}
+	got := c.checkOrder(topic, len(spans), total)
 	total.Delivered += len(got)
+	ticks := c.ticks[topic]
+	end := ticks[len(ticks)-1].at
 	for _, sp := range spans {
 		var firstLost, lastLost time.Time
 		lost := 0
 		begun := false // numbers before the first delivery were before the server knew of the subscription
-		for _, tick := range c.ticks[topic] {
+		for _, tick := range ticks {
 			if tick.at.Before(sp.from) || !sp.to.IsZero() && tick.at.After(sp.to.Add(-time.Second)) {
 				continue
 			}
 			key := fmt.Sprintf("%s:%d", topic, tick.n)
 			total.Published++
 			switch {
-			case got[tick.n] || c.panicked[key]:
+			case got[tick.n] || c.panicked[key] || c.dropped[key]:
 				begun = true
 			case !begun:
 			case c.reported(topic, tick.at, sp):
 				total.Reported++
-			case c.quietAt(tick.at):
-			case tick.at.After(c.ticks[topic][len(c.ticks[topic])-1].at.Add(-time.Second)): // still on its way
+			case c.during(tick.at, time.Second, "quiet"), c.resubscribed(topic, tick.at), c.unheard(tick.at, sp):
+			case tick.at.After(end.Add(-time.Second)): // still on its way
 			default:
 				total.Lost++
 				if lost++; firstLost.IsZero() {
@@ -104,23 +102,45 @@ func (c *chaos) checkTopic(topic string, spans []span, total *chaosTotals) {
 		if lost > 0 {
 			c.t.Errorf("I2: %d numbers of %s, from %v to %v, were not delivered and are in no gap", lost, topic, firstLost.Sub(c.begin), lastLost.Sub(c.begin))
 		}
-	}
-}
-
-func (c *chaos) quietAt(at time.Time) bool {
-	for _, s := range c.script {
-		if from := c.begin.Add(s.at); s.kind == "quiet" && !at.Before(from.Add(-time.Second)) && at.Before(from.Add(s.d+time.Second)) {
-			return true
+		if !begun && sp.to.IsZero() {
+			c.t.Errorf("I2: %s is wanted since %v, and nothing of it ever came", topic, sp.from.Sub(c.begin))
 		}
 	}
-	return false
 }
 
-// reported looks for a gap around at. A topic that was unsubscribed before the gap was reported may be missing in it: nobody
+// checkOrder returns the numbers that were delivered. A topic that was wanted twice may have been on two shards, and the first
+// may hear of it for a while yet.
+func (c *chaos) checkOrder(topic string, spans int, total *chaosTotals) (got map[int]bool) {
+	got = make(map[int]bool)
+	last := make(map[int]int) // by shard
+	for _, d := range c.got[topic] {
+		if spans == 1 {
+			d.shard = 0
+		}
+		switch before := last[d.shard]; {
+		case d.n == before || d.n < before && spans == 1 && got[d.n]:
+			c.t.Errorf("I4: %s:%d was delivered twice", topic, d.n)
+			total.Duplicates++
+		case d.n < before:
+			c.t.Errorf("I3: %s:%d came after %d", topic, d.n, before)
+		}
+		last[d.shard] = max(last[d.shard], d.n)
+		got[d.n] = true
+	}
+	return got
+}
+
+// unheard reports whether Stop came before anybody could notice what was missing.
+func (c *chaos) unheard(at time.Time, sp span) bool {
+	const notices = 20 * time.Second
+	return sp.stopped && at.After(sp.to.Add(-notices)) && c.during(at, time.Second, "blackhole", "stall-read", "stall-write", "silent", "slow")
+}
+
+// reported looks for a gap around at, or for a loss that was told of before Stop came. A topic that was unsubscribed before the gap was reported may be missing in it: nobody
 // wants it any more.
 func (c *chaos) reported(topic string, at time.Time, sp span) bool {
-	const skew = 100 * time.Millisecond // of the network
-	return slices.ContainsFunc(c.gaps, func(ev wsshard.Event[string]) bool {
+	const skew = 200 * time.Millisecond // of the network
+	return slices.ContainsFunc(append(c.outages, c.gaps...), func(ev wsshard.Event[string]) bool {
 		from := c.sent(ev.From).Add(-skew)
 		if at.Before(from) || at.After(ev.To.Add(skew)) {
 			return false
@@ -129,12 +149,19 @@ func (c *chaos) reported(topic string, at time.Time, sp span) bool {
 	})
 }
 
+// resubscribed reports whether the topic was off for a moment around at, as there is no Resubscriber.
+func (c *chaos) resubscribed(topic string, at time.Time) bool {
+	return !c.trait.resubscriber && slices.ContainsFunc(c.again[topic], func(t time.Time) bool {
+		return at.After(t.Add(-time.Second)) && at.Before(t.Add(3*time.Second))
+	})
+}
+
 // sent is when a frame that arrived at this time may have been sent: a network that stalled delivers late, and what the
 // server did meanwhile, like closing, arrives behind it.
 func (c *chaos) sent(at time.Time) time.Time {
 	for _, s := range c.script {
 		from := c.begin.Add(s.at)
-		stalled := s.kind == "blackhole" || s.kind == "stall-read"
+		stalled := s.kind == "blackhole" || s.kind == "stall-read" || s.kind == "stall-write"
 		if stalled && from.Before(at) && !at.After(from.Add(s.d+time.Second)) {
 			at = from
 		}
@@ -148,5 +175,32 @@ func (c *chaos) checkDials() {
 		if d := times[i].Sub(times[i-chaosBudget]); d < chaosWindow {
 			c.t.Errorf("I8: %d dials within %v", chaosBudget+1, d)
 		}
+	}
+}
+
+func (c *chaos) checkCounters(mt wsshard.Metrics) {
+	for what, n := range map[string][2]int{
+		"gaps":                 {int(mt.Gaps), len(c.gaps)},
+		"panics":               {int(mt.HandlerPanics), c.panicCount},
+		"sequence drops":       {int(mt.SequenceDrops), len(c.dropped)},
+		"breaker trips":        {int(mt.CircuitBreakerTrips), c.trips},
+		"live connections":     {mt.ActiveConnections, c.m.ShardCount()},
+		"connections together": {int(mt.Connections), len(c.closed) + mt.ActiveConnections},
+	} {
+		if n[0] != n[1] {
+			c.t.Errorf("I10: %s: %d are counted, %d were seen", what, n[0], n[1])
+		}
+	}
+}
+
+// checkEnd is called after the last Stop.
+func (c *chaos) checkEnd() {
+	if n := c.net.Open(); n != 0 {
+		c.t.Errorf("I7: %d sockets are open", n)
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if n := int(c.m.Metrics().Connections); n != len(c.closed) {
+		c.t.Errorf("I10: %d connections were opened, %d ended", n, len(c.closed))
 	}
 }

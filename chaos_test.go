@@ -6,10 +6,9 @@ import (
 	"flag"
 	"fmt"
 	"math/rand/v2"
-	"net/http"
+	"reflect"
 	"slices"
 	"strconv"
-	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -18,6 +17,8 @@ import (
 	"github.com/seed-829c304d/wsshard"
 	"github.com/seed-829c304d/wsshard/internal/wstest"
 )
+
+// This file answers: what is a run of chaos?
 
 var (
 	chaosSeeds = flag.Int("seeds", 4, "chaos: how many seeds")
@@ -29,8 +30,15 @@ var (
 var pastChaos = []uint64{}
 
 // TestChaos lives through a script of faults, drawn from a seed before it begins, with everything switched on: acks, keys,
-// switchovers, a pace, a budget, a slow handler that panics. A topic's number is its tick, so anybody can say what should
-// have come. chaos_oracle_test.go says what must hold.
+// sequences, switchovers by every trigger, a pace, a budget, the breaker, parking, Stop and Start, a handler that is slow and
+// panics. A topic's number is its tick, so anybody can say what should have come. chaos_oracle_test.go says what must hold.
+//
+//	go test -run TestChaos -v .                           a few seeds, and the totals
+//	go test -run TestChaos -seeds 20 -sim 2m .            as often as it is worth
+//	go test -run TestChaos -seed 17 -seeds 1 -v .         the one that failed
+//
+// A seed decides the script, the network's latency and the library's jitter. What happens within one instant of fake time, the
+// scheduler decides: a failure that hangs on that may need its seed to be run some times (-count).
 func TestChaos(t *testing.T) {
 	seeds := slices.Clone(pastChaos)
 	for i := range *chaosSeeds {
@@ -42,42 +50,97 @@ func TestChaos(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) { newChaos(t, seed).run(&total) })
 		})
 	}
-	t.Logf("%d seeds, %.1f simulated hours: %+v", len(seeds), (time.Duration(len(seeds)) * *chaosSim).Hours(), total)
+	t.Logf("%d seeds, %.1f simulated hours: %+v", len(seeds), total.Simulated.Hours(), total)
+}
+
+// The same seed draws the same script, and another one another.
+func TestChaosScript(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a, b, other := newChaos(t, 7), newChaos(t, 7), newChaos(t, 8)
+		if !reflect.DeepEqual(a.script, b.script) || a.trait != b.trait || len(a.script) < 20 {
+			t.Errorf("one seed, two scripts: %v and %v, %+v and %+v", a.script, b.script, a.trait, b.trait)
+		}
+		if reflect.DeepEqual(a.script, other.script) {
+			t.Error("two seeds, one script")
+		}
+	})
 }
 
 type chaosTotals struct {
-	Published, Delivered, Reported, Panicked, Switchovers, Reconnects, Gaps, Lost, Duplicates int
+	Simulated                                                                            time.Duration
+	Published, Delivered, Reported, Panicked, SequenceDrops                              int
+	Switchovers, SwitchoversFailed, Reconnects, Gaps, Parked, BreakerTrips, Stops, Calls int
+	Lost, Duplicates                                                                     int
+	SlowestStop                                                                          time.Duration
 }
 
 const (
 	chaosTopics = 60
 	chaosBudget = 40 // dials in any chaosWindow
 	chaosWindow = 10 * time.Second
+	chaosStop   = 10 * time.Second // a Stop's deadline
 )
+
+// chaosTrait is what a whole run has or has not.
+type chaosTrait struct {
+	calm         bool // nothing but switchovers: then nothing may be lost at all
+	lowLatency   bool
+	resubscriber bool // else a resubscription is an unsubscription and a subscription
+	attempts     int  // MaxConnectAttempts
+	latency      time.Duration
+}
 
 // chaos is one run. It is the handler too.
 type chaos struct {
 	t      *testing.T
 	seed   uint64
+	trait  chaosTrait
 	script []chaosStep
 	net    *wstest.Net
 	srv    *wstest.Server
 	topics *wstest.Topics
 	m      *wsshard.ShardManager[string]
 	begin  time.Time
+	turn   chan struct{} // cap 1; a token while what is wanted is changed
 
-	mu       sync.Mutex
-	ticks    map[string][]tickLog
-	wanted   map[string][]span
-	got      map[string][]int
-	count    map[string]int // by key
-	panicked map[string]bool
-	gaps     []wsshard.Event[string]
-	slow     time.Duration // what the next message takes
-	bad      bool          // the next message panics
-	inside   map[int]int
-	closed   []wsshard.ConnectionState
-	story    []string // of events, for a seed that failed
+	mu         sync.Mutex // protects following fields
+	ticks      map[string][]tickLog
+	wanted     map[string][]span
+	got        map[string][]delivery
+	panicked   map[string]bool
+	panicCount int
+	dropped    map[string]bool        // by ValidateSequence
+	again      map[string][]time.Time // resubscribed
+	gaps       []wsshard.Event[string]
+	down       map[int]wsshard.Event[string] // by shard: a loss that was told of, and no gap yet
+	outages    []wsshard.Event[string]       // losses that Stop ended, as if they were gaps
+	heard      map[int]time.Time             // by shard: the tick of the last message
+	parked     []time.Time
+	trips      int
+	next       chaosNext
+	life       int // counts starts
+	turns      map[int]uint64
+	reset      map[int]uint64 // generation that ResetSequenceState was called for
+	inside     map[int]int
+	closed     map[chaosConn]int
+	calls      int
+	stops      []time.Duration
+	story      []string // of events, for a seed that failed
+}
+
+// chaosConn names a connection.
+type chaosConn struct {
+	life, shard int
+	gen         uint64
+}
+
+// chaosNext is what the next call of the handler does.
+type chaosNext struct {
+	slow     time.Duration
+	panic    string // the callback that panics
+	sequence wsshard.SequenceValidation[string]
+	call     int // a method that OnMessage calls, plus 1
+	forbid   bool
 }
 
 type tickLog struct {
@@ -85,8 +148,14 @@ type tickLog struct {
 	at time.Time
 }
 
+// delivery is a number that OnMessage saw.
+type delivery struct{ n, shard int }
+
 // span is a time during which a topic was wanted; to is zero while it is.
-type span struct{ from, to time.Time }
+type span struct {
+	from, to time.Time
+	stopped  bool // Stop ended it
+}
 
 type chaosStep struct {
 	at   time.Duration
@@ -95,27 +164,33 @@ type chaosStep struct {
 	d    time.Duration
 }
 
-// chaosKinds are the faults and operations, each as likely as it stands here.
-var chaosKinds = []string{
-	"kill", "kill", "reset", "blackhole", "stall-read", "stall-write", "down", "restart", "reject", "retry-after", "close",
-	"silent", "quiet", "switchover", "switchover", "switchover", "switch-all", "reconnect", "subscribe", "subscribe", "unsubscribe",
-	"unsubscribe", "resubscribe", "slow", "panic", "notice", "dial-hang", "send",
-}
-
 func newChaos(t *testing.T, seed uint64) *chaos {
 	c := &chaos{
-		t: t, seed: seed, net: wstest.NewNet(), begin: time.Now(),
-		ticks: map[string][]tickLog{}, wanted: map[string][]span{}, got: map[string][]int{}, count: map[string]int{},
-		panicked: map[string]bool{}, inside: map[int]int{},
+		t: t, seed: seed, net: wstest.NewNet(), begin: time.Now(), turn: make(chan struct{}, 1),
+		ticks: map[string][]tickLog{}, wanted: map[string][]span{}, got: map[string][]delivery{},
+		panicked: map[string]bool{}, dropped: map[string]bool{}, again: map[string][]time.Time{}, turns: map[int]uint64{},
+		down: map[int]wsshard.Event[string]{}, heard: map[int]time.Time{},
+		reset: map[int]uint64{}, inside: map[int]int{}, closed: map[chaosConn]int{},
 	}
 	rnd := rand.New(rand.NewPCG(seed, 0))
+	c.trait = chaosTrait{
+		calm: seed%4 == 0, lowLatency: rnd.IntN(3) == 0, resubscriber: rnd.IntN(2) == 0,
+		latency: time.Duration(rnd.IntN(20)) * time.Millisecond,
+	}
+	if !c.trait.calm {
+		c.trait.attempts = []int{-1, 6, 12}[rnd.IntN(3)]
+	}
+	kinds := chaosFaults
+	if c.trait.calm {
+		kinds = chaosCalm
+	}
 	for at := 5 * time.Second; at < *chaosSim; at += time.Duration(rnd.Int64N(int64(4 * time.Second))) {
 		c.script = append(c.script, chaosStep{
-			at: at, kind: chaosKinds[rnd.IntN(len(chaosKinds))], a: rnd.IntN(1 << 20), b: rnd.IntN(1 << 20),
+			at: at, kind: kinds[rnd.IntN(len(kinds))], a: rnd.IntN(1 << 20), b: rnd.IntN(1 << 20),
 			d: time.Duration(rnd.Int64N(int64(20 * time.Second))),
 		})
 	}
-	c.net.SetLatency(time.Duration(rnd.IntN(20)) * time.Millisecond)
+	c.net.SetLatency(c.trait.latency)
 	c.net.SetBuffer(1 << 20)
 	c.srv = wstest.NewServer(t, c.net, "srv:80")
 	c.topics = wstest.NewTopics(c.srv)
@@ -129,6 +204,7 @@ func (c *chaos) config() wsshard.Config {
 		Connection: wsshard.ConnectionConfig{
 			NetDialContext: c.net.DialContext, ProactiveReconnectInterval: 45 * time.Second, CircuitBreakerResetTimeout: 2 * time.Second,
 			Limiter: wsshard.NewConnectLimiter(chaosBudget, chaosWindow), ConnectTimeout: 5 * time.Second,
+			LowLatencyMode: c.trait.lowLatency, MaxConnectAttempts: c.trait.attempts,
 		},
 		Health:    wsshard.HealthConfig{PingInterval: 5 * time.Second, PongTimeout: 3 * time.Second, DataTimeout: 10 * time.Second, FailureThreshold: 2},
 		Subscribe: wsshard.SubscribeConfig{MaxPerMessage: 5, MessagesPerWindow: 20, AckTimeout: 4 * time.Second},
@@ -139,7 +215,11 @@ func (c *chaos) config() wsshard.Config {
 func (c *chaos) run(total *chaosTotals) {
 	wsshard.SetSeed(c.seed)
 	defer wsshard.SetSeed(0)
-	m, err := wsshard.New[string](c, c.config())
+	var h wsshard.Handler[string] = c
+	if c.trait.resubscriber {
+		h = chaosResubscriber{c}
+	}
+	m, err := wsshard.New(h, c.config())
 	if err != nil {
 		c.t.Fatal(err)
 	}
@@ -159,22 +239,21 @@ func (c *chaos) run(total *chaosTotals) {
 	}
 	c.settle()
 	close(stop)
-	others.Wait()
+	others.Wait() // I9
 	time.Sleep(5 * time.Second)
 	for c.switching() { // then a topic is on two connections
 		time.Sleep(10 * time.Millisecond)
 	}
 	c.check(total)
+	c.halt()
+	synctest.Wait()
+	c.checkEnd()
 	if c.t.Failed() {
 		c.explain()
 	}
-	if err := m.Stop(context.Background()); err != nil {
-		c.t.Error("Stop:", err)
-	}
-	synctest.Wait()
-	if n := c.net.Open(); n != 0 {
-		c.t.Errorf("I7: %d sockets are open", n)
-	}
+	total.Simulated += time.Since(c.begin)
+	total.Stops += len(c.stops)
+	total.SlowestStop = max(total.SlowestStop, slices.Max(c.stops))
 }
 
 // settle ends all faults and waits until all is well again.
@@ -184,10 +263,17 @@ func (c *chaos) settle() {
 	for _, conn := range c.net.Conns() {
 		conn.BlackHole(false)
 	}
+	c.mu.Lock()
+	c.next = chaosNext{} // what nothing has asked for yet
+	c.mu.Unlock()
 	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
 	defer cancel()
-	for errors.Is(c.m.Sync(ctx), wsshard.ErrAckTimeout) { // an answer that a fault ate
-		c.m.Resubscribe(c.desired()...)
+	for err := c.m.Sync(ctx); err != nil && ctx.Err() == nil; err = c.m.Sync(ctx) {
+		if errors.Is(err, wsshard.ErrShardParked) {
+			c.revive()
+		}
+		c.resubscribe(c.desired()...) // for an answer that a fault ate
+		time.Sleep(time.Second)
 	}
 	if ctx.Err() != nil {
 		c.t.Errorf("I1: not in sync 5 minutes after the last fault: %+v", c.m.Metrics())
@@ -195,8 +281,21 @@ func (c *chaos) settle() {
 	time.Sleep(20 * time.Second)
 }
 
-func (c *chaos) switching() bool {
-	return slices.ContainsFunc(c.m.Metrics().Shards, func(s wsshard.ShardMetrics) bool { return s.State == wsshard.ShardSwitching })
+func (c *chaos) inState(state wsshard.ShardState) (ids []int) {
+	for _, s := range c.m.Metrics().Shards {
+		if s.State == state {
+			ids = append(ids, s.ShardID)
+		}
+	}
+	return ids
+}
+
+func (c *chaos) switching() bool { return len(c.inState(wsshard.ShardSwitching)) > 0 }
+
+func (c *chaos) revive() {
+	for _, id := range c.inState(wsshard.ShardParked) {
+		c.m.Reconnect(id)
+	}
 }
 
 // publish ticks: topic i each 50(1+i%7) ms.
@@ -207,247 +306,35 @@ func (c *chaos) publish(stop chan struct{}) {
 			return
 		case <-time.After(50 * time.Millisecond):
 		}
+		quiet := c.during(time.Now(), 0, "quiet")
 		for i := range chaosTopics {
 			if n%(1+i%7) != 0 {
 				continue
 			}
-			c.mu.Lock()
 			topic := topicName(i)
+			c.mu.Lock()
 			c.ticks[topic] = append(c.ticks[topic], tickLog{n, time.Now()})
 			c.mu.Unlock()
-			if c.quietNow() {
-				continue
+			if !quiet {
+				c.topics.Publish(topic, strconv.Itoa(n))
 			}
-			c.topics.Publish(topic, strconv.Itoa(n))
 		}
 	}
 }
 
 func topicName(i int) string { return fmt.Sprintf("t%02d", i) }
 
-func (c *chaos) quietNow() bool {
-	at := time.Since(c.begin)
-	for _, s := range c.script {
-		if s.kind == "quiet" && at >= s.at && at < s.at+s.d {
-			return true
-		}
-	}
-	return false
-}
-
-func (c *chaos) want(topic string) {
-	c.mu.Lock()
-	spans := c.wanted[topic]
-	if len(spans) == 0 || !spans[len(spans)-1].to.IsZero() {
-		c.wanted[topic] = append(spans, span{from: time.Now()})
-	}
-	c.mu.Unlock()
-	c.m.Subscribe(topic)
-}
-
-func (c *chaos) unwant(topic string) {
-	c.m.Unsubscribe(topic)
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if spans := c.wanted[topic]; len(spans) > 0 && spans[len(spans)-1].to.IsZero() {
-		spans[len(spans)-1].to = time.Now()
-	}
-}
-
-func (c *chaos) desired() (list []string) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	for topic, spans := range c.wanted {
-		if spans[len(spans)-1].to.IsZero() {
-			list = append(list, topic)
-		}
-	}
-	slices.Sort(list)
-	return list
-}
-
-// do plays one step of the script, and its end.
-func (c *chaos) do(s chaosStep) {
-	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
-	defer cancel()
-	shard := s.a % max(1, c.m.ShardCount())
-	live := c.srv.Live()
-	conns := c.net.Conns()
-	var peer *wstest.Peer
-	var conn *wstest.Conn
-	if len(live) > 0 {
-		peer = live[s.a%len(live)]
-	}
-	if len(conns) > 0 {
-		conn = conns[max(0, len(conns)-1-s.a%8)]
-	}
-	switch topic := topicName(s.a % chaosTopics); s.kind {
-	case "kill", "reset", "close", "silent":
-		if peer == nil {
-			return
-		}
-		switch s.kind {
-		case "kill":
-			peer.Kill()
-		case "reset":
-			peer.Reset()
-		case "close":
-			peer.Close([]int{1000, 1001, 1008, 1011, 1012, 1013, 4000}[s.b%7], "chaos")
-		case "silent":
-			peer.Silent(true)
-			time.Sleep(s.d)
-			peer.Silent(false)
-		}
-	case "blackhole", "stall-read", "stall-write":
-		stall := map[string]func(bool){"blackhole": conn.BlackHole, "stall-read": conn.StallRead, "stall-write": conn.StallWrite}[s.kind]
-		stall(true)
-		time.Sleep(s.d)
-		stall(false)
-	case "down":
-		c.srv.Down()
-		time.Sleep(s.d)
-		c.srv.Restart()
-	case "restart":
-		c.srv.Restart()
-	case "reject", "retry-after":
-		status, h := []int{401, 403, 500, 502}[s.b%4], http.Header{}
-		if s.kind == "retry-after" {
-			status = []int{429, 503}[s.b%2]
-			h.Set("Retry-After", strconv.Itoa(1+s.b%5))
-		}
-		c.srv.Reject(func(*http.Request) (int, http.Header, string) { return status, h, "" })
-		time.Sleep(s.d / 2)
-		c.srv.Reject(nil)
-	case "switchover":
-		c.m.HotSwitchover(ctx, shard)
-	case "switch-all":
-		for i := range c.m.ShardCount() {
-			c.m.HotSwitchover(ctx, i)
-		}
-	case "reconnect":
-		c.m.Reconnect(shard)
-	case "subscribe":
-		c.want(topic)
-	case "unsubscribe":
-		c.unwant(topic)
-	case "resubscribe":
-		c.m.Resubscribe(topic)
-	case "slow":
-		c.mu.Lock()
-		c.slow = s.d
-		c.mu.Unlock()
-	case "panic":
-		c.mu.Lock()
-		c.bad = true
-		c.mu.Unlock()
-	case "notice":
-		if peer != nil {
-			peer.Send("notice")
-		}
-	case "dial-hang":
-		c.net.OnDial(func(ctx context.Context, _ int, _ string) error {
-			<-ctx.Done()
-			return ctx.Err()
-		})
-		time.Sleep(s.d / 2)
-		c.net.OnDial(nil)
-	case "send":
-		c.m.Send(ctx, shard, wsshard.Text("hello"))
-	}
-}
-
-// The handler.
-
-func (c *chaos) URL(context.Context, wsshard.ConnectionState) (string, error) {
-	return "ws://srv/", nil
-}
-
-func (c *chaos) SubscriptionMessage(req wsshard.Request[string]) (wsshard.Message, error) {
-	return wsshard.Text("+" + strings.Join(req.Subs, ",")), nil
-}
-
-func (c *chaos) UnsubscriptionMessage(req wsshard.Request[string]) (wsshard.Message, error) {
-	return wsshard.Text("-" + strings.Join(req.Subs, ",")), nil
-}
-
-func (c *chaos) Inspect(msg wsshard.Message, _ wsshard.ConnectionState) (v wsshard.Verdict[string]) {
-	text := msg.String()
-	if text == "notice" {
-		return wsshard.Verdict[string]{NoData: true, Switchover: true}
-	}
-	if topic, _, ok := strings.Cut(text, ":"); ok && topic != "ack" {
-		v.Key, v.Subs = text, []string{topic}
-	}
-	return v
-}
-
-func (c *chaos) Acknowledge(msg wsshard.Message, _ wsshard.ConnectionState) (a wsshard.Ack[string], ok bool) {
-	if request, ok := strings.CutPrefix(msg.String(), "ack:+"); ok {
-		return wsshard.Ack[string]{Confirmed: strings.Split(request, ",")}, true
-	}
-	return a, strings.HasPrefix(msg.String(), "ack:")
-}
-
-func (c *chaos) OnMessage(ctx context.Context, msg wsshard.Message, st wsshard.ConnectionState) {
-	c.mu.Lock()
-	c.inside[st.ShardID]++
-	if c.inside[st.ShardID] > 1 {
-		c.t.Errorf("concurrent OnMessage on shard %d", st.ShardID)
-	}
-	slow, bad := c.slow, c.bad
-	c.slow, c.bad = 0, false
-	text := msg.String()
-	topic, n, ok := strings.Cut(text, ":")
-	if number, err := strconv.Atoi(n); ok && err == nil {
-		if bad {
-			c.panicked[text] = true
-		} else {
-			c.count[text]++
-			c.got[topic] = append(c.got[topic], number)
-		}
-	} else {
-		bad = false
-	}
-	c.mu.Unlock()
-	defer func() {
-		c.mu.Lock()
-		c.inside[st.ShardID]--
-		c.mu.Unlock()
-	}()
-	if bad {
-		panic("chaos")
-	}
-	if slow > 0 {
-		select {
-		case <-time.After(slow):
-		case <-ctx.Done():
-		}
-	}
-}
-
-func (c *chaos) OnEvent(ev wsshard.Event[string]) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.story = append(c.story, fmt.Sprintf("%v shard %d gen %d: %v err=%v delay=%v from=%v to=%v subs=%v %+v", ev.Time.Sub(c.begin), ev.ShardID, ev.Generation,
-		ev.Kind, ev.Err, ev.Delay, ev.From.Sub(c.begin), ev.To.Sub(c.begin), ev.Subs, ev.Switchover))
-	if ev.Kind == wsshard.EventGap {
-		c.gaps = append(c.gaps, ev)
-	}
-}
-
-func (c *chaos) OnDisconnect(_ context.Context, _ error, st wsshard.ConnectionState) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	for _, old := range c.closed {
-		if old.ShardID == st.ShardID && old.Generation == st.Generation {
-			c.t.Errorf("OnDisconnect twice for shard %d, generation %d", st.ShardID, st.Generation)
-		}
-	}
-	c.closed = append(c.closed, st)
+// during reports whether a step of these kinds lasts at that time, give or take a margin.
+func (c *chaos) during(at time.Time, margin time.Duration, kinds ...string) bool {
+	return slices.ContainsFunc(c.script, func(s chaosStep) bool {
+		from := c.begin.Add(s.at)
+		return slices.Contains(kinds, s.kind) && !at.Before(from.Add(-margin)) && at.Before(from.Add(s.d+margin))
+	})
 }
 
 // explain logs what happened, for a seed that failed.
 func (c *chaos) explain() {
+	c.t.Logf("seed %d: %+v", c.seed, c.trait)
 	for _, s := range c.script {
 		c.t.Logf("%v %s a=%d b=%d for %v", s.at, s.kind, s.a, s.b, s.d)
 	}

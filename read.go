@@ -29,8 +29,11 @@ func (c *session[S]) readLoop() error {
 				c.conn.Poison()
 			}
 		} else {
-			own := make([]byte, len(data)) // exactly: a message that is kept keeps nothing else
-			copy(own, data)
+			own := data
+			if !c.conn.Detached() {
+				own = make([]byte, len(data)) // exactly: a message that is kept keeps nothing else
+				copy(own, data)
+			}
 			c.guarded(text, own)
 		}
 	}

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math/bits"
 	"net"
 	"strings"
 	"sync"
@@ -27,6 +28,12 @@ const WriteBuffer = MaxFrame + 128
 
 // keepBuffer is the largest read buffer that is kept from one message to the next, bytes.
 const keepBuffer = 1 << 20
+
+// A message that does not fit into the read buffer is read in pieces of such sizes, bytes.
+const (
+	leastPiece = 512
+	mostPiece  = 1 << 20
+)
 
 // WriteBuffers is shared by all connections: a buffer is held during a write only.
 var WriteBuffers = &sync.Pool{}
@@ -61,7 +68,11 @@ type Conn struct {
 	*Tap
 	ws  *websocket.Conn
 	opt Options
-	buf []byte // owned by the reading goroutine
+
+	// owned by the reading goroutine
+	buf  []byte
+	last []byte // what Read returned last
+	own  bool   // that is no buffer of ours
 }
 
 // New takes over ws, whose net.Conn is tap.
@@ -88,47 +99,90 @@ func (c *Conn) Subprotocol() string { return c.ws.Subprotocol() }
 
 // Read returns the next data message, in a buffer that is valid until the next Read. Its errors are permanent.
 func (c *Conn) Read() (text bool, data []byte, err error) {
-	if cap(c.buf) > keepBuffer { // not held while nothing comes
-		c.buf = nil
-	}
+	c.last, c.own = nil, false
 	kind, r, err := c.ws.NextReader()
 	if err != nil {
 		return false, nil, readError(err)
 	}
 	c.message = true
-	buf := c.buf[:0]
-	for {
-		if len(buf) == cap(buf) {
-			buf = append(buf, 0)[:len(buf)]
-		}
-		n, err := r.Read(buf[len(buf):cap(buf)])
-		buf = buf[:len(buf)+n]
-		if c.opt.ReadLimit > 0 && int64(len(buf)) > c.opt.ReadLimit {
-			return false, nil, tooBig
-		}
-		if err == io.EOF {
-			break
-		}
-		if err == io.ErrUnexpectedEOF && c.Failed() == nil { // compressed data that breaks off; the connection goes on
-			return false, nil, &Violation{Code: websocket.CloseProtocolError, Text: "flate: " + err.Error()}
-		}
-		if err != nil {
-			return false, nil, readError(err)
-		}
+	if data, err = c.whole(r); err != nil {
+		return false, nil, err
 	}
-	c.buf, c.message = buf, false
+	c.last, c.message = data, false
 	c.frame()
 	text = kind == websocket.TextMessage
-	if text && c.opt.CheckUTF8 && !utf8.Valid(buf) {
+	if text && c.opt.CheckUTF8 && !utf8.Valid(data) {
 		return false, nil, &Violation{Code: websocket.CloseInvalidFramePayloadData, Text: "text that is not UTF-8"}
 	}
-	return text, buf, nil
+	return text, data, nil
 }
 
-// Poison overwrites the last message's buffer.
+// Detached reports whether what the last Read returned stays valid: it was too long for a buffer that is kept.
+func (c *Conn) Detached() bool { return c.own }
+
+// whole reads a message to its end. What the buffer has no room for is read in pieces, and they are joined when the message is
+// complete. So one that never ends, or is over the limit, takes no more memory than it has bytes; a buffer that grows by being
+// copied would take more than twice that.
+func (c *Conn) whole(r io.Reader) ([]byte, error) {
+	var full [][]byte
+	piece, before := c.buf[:0], 0 // before: bytes in full
+	for {
+		if len(piece) == cap(piece) {
+			if len(piece) > 0 {
+				full = append(full, piece)
+				before += len(piece)
+			}
+			piece = make([]byte, 0, c.nextPiece(before))
+		}
+		n, err := r.Read(piece[len(piece):cap(piece)])
+		piece = piece[:len(piece)+n]
+		size := before + len(piece)
+		switch {
+		case c.opt.ReadLimit > 0 && int64(size) > c.opt.ReadLimit:
+			return nil, tooBig
+		case err == io.EOF:
+			return c.join(full, piece, size), nil
+		case err == io.ErrUnexpectedEOF && c.Failed() == nil: // compressed data that breaks off; the connection goes on
+			return nil, &Violation{Code: websocket.CloseProtocolError, Text: "flate: " + err.Error()}
+		case err != nil:
+			return nil, readError(err)
+		}
+	}
+}
+
+// nextPiece is the size of the next piece: as much as there is already, within bounds, and at most one byte over the limit.
+func (c *Conn) nextPiece(before int) int {
+	size := max(leastPiece, min(before, mostPiece))
+	if left := c.opt.ReadLimit - int64(before); c.opt.ReadLimit > 0 && left < int64(size) {
+		size = int(left) + 1
+	}
+	return size
+}
+
+// join makes one of the pieces. Unless that is too long to be kept, it is the buffer from now on.
+func (c *Conn) join(full [][]byte, piece []byte, size int) []byte {
+	if len(full) == 0 {
+		c.buf = piece
+		return piece
+	}
+	room := size
+	if c.own = size >= keepBuffer; !c.own {
+		room = 1 << bits.Len(uint(size)) // the next one may be a little longer
+	}
+	all := make([]byte, 0, room)
+	for _, p := range full {
+		all = append(all, p...)
+	}
+	if all = append(all, piece...); !c.own {
+		c.buf = all
+	}
+	return all
+}
+
+// Poison overwrites the last message.
 func (c *Conn) Poison() {
-	for i := range c.buf {
-		c.buf[i] = 0xDB
+	for i := range c.last {
+		c.last[i] = 0xDB
 	}
 }
 

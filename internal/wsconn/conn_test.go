@@ -123,27 +123,60 @@ func TestRead(t *testing.T) {
 	})
 }
 
-// A large buffer lives until the next Read begins, not until it has something to read.
-func TestBufferIsGivenBack(t *testing.T) {
+// A large message has memory of its own, which nothing here keeps; one that fits leaves its buffer for the next.
+func TestBuffer(t *testing.T) {
 	opened(t, Options{}, false, func(t *testing.T, c *Conn, srv *wstest.Conn) {
-		go io.WriteString(srv, raw(0x82, strings.Repeat("x", keepBuffer+1)))
-		if _, data, err := c.Read(); err != nil || len(data) != keepBuffer+1 || cap(c.buf) <= keepBuffer {
-			t.Fatalf("%d bytes, %v", len(data), err)
+		go io.WriteString(srv, raw(0x82, strings.Repeat("x", keepBuffer))+raw(0x82, "y"))
+		_, data, err := c.Read()
+		if err != nil || len(data) != keepBuffer || cap(data) != keepBuffer || !c.Detached() {
+			t.Fatalf("%d bytes, detached %v, %v", len(data), c.Detached(), err)
+		}
+		if c.Read(); c.Detached() || data[0] != 'x' || cap(c.buf) != leastPiece {
+			t.Errorf("%d bytes are kept, detached %v, the message became %q", cap(c.buf), c.Detached(), data[0])
 		}
 		go c.Read()
 		synctest.Wait()
-		if cap(c.buf) != 0 {
-			t.Errorf("%d bytes are kept while nothing comes", cap(c.buf))
+		if c.last != nil {
+			t.Error("a message is kept while nothing comes")
 		}
 	})
 	opened(t, Options{}, false, func(t *testing.T, c *Conn, srv *wstest.Conn) {
-		go io.WriteString(srv, raw(0x82, strings.Repeat("x", keepBuffer/2))+raw(0x82, "y"))
+		long := raw(0x82, strings.Repeat("x", keepBuffer/2))
+		go io.WriteString(srv, long+raw(0x82, "y")+long)
 		c.Read()
-		had := cap(c.buf)
-		if c.Read(); cap(c.buf) != had {
-			t.Errorf("a buffer of %d bytes became one of %d", had, cap(c.buf))
+		had := &c.buf[:1][0]
+		for range 2 {
+			if c.Read(); &c.buf[:1][0] != had || c.Detached() {
+				t.Errorf("a buffer became one of %d bytes, detached %v", cap(c.buf), c.Detached())
+			}
 		}
 	})
+}
+
+// Whatever the length, the bytes are right, and so are those of the next message.
+func TestPieces(t *testing.T) {
+	for _, limit := range []int64{0, 3 << 20} {
+		opened(t, Options{ReadLimit: limit}, false, func(t *testing.T, c *Conn, srv *wstest.Conn) {
+			var sent []string
+			for _, n := range []int{0, 1, 511, 512, 513, 1023, 1024, 1025, 65536, keepBuffer - 1, keepBuffer, keepBuffer + 1, 3<<20 - 1, 3 << 20, 5} {
+				b := make([]byte, n)
+				for i := range b {
+					b[i] = byte(i>>9 + i)
+				}
+				sent = append(sent, string(b))
+			}
+			go func() {
+				for _, s := range sent {
+					io.WriteString(srv, raw(0x82, s))
+				}
+			}()
+			for _, s := range sent {
+				if _, data, err := c.Read(); err != nil || string(data) != s {
+					t.Fatalf("%d bytes of %d, %v", len(data), len(s), err)
+				}
+			}
+		})
+	}
 }
 
 func TestPoison(t *testing.T) {
