@@ -33,7 +33,7 @@ var pastChaos = []uint64{}
 // have come. chaos_oracle_test.go says what must hold.
 func TestChaos(t *testing.T) {
 	seeds := slices.Clone(pastChaos)
-	for i := range *chaosSeeds {
+	for i := range fewer(*chaosSeeds, 1) {
 		seeds = append(seeds, *chaosFirst+uint64(i))
 	}
 	var total chaosTotals
