@@ -27,7 +27,6 @@ type ShardManager[S comparable] struct {
 	cfg      *Config // complete; not written after New
 	log      *slog.Logger
 	dialer   *dialer
-	textPong string
 	count    counters
 	checkKey bool   // values of S may be unequal to themselves, or impossible to hash
 	seed     uint64 // of jitter; 0: none, as always but in tests
@@ -84,11 +83,11 @@ func New[S comparable](h Handler[S], cfg Config) (*ShardManager[S], error) {
 	if v := reflect.ValueOf(h); !v.IsValid() || v.Kind() == reflect.Pointer && v.IsNil() {
 		return nil, errors.New("wsshard: New needs a Handler, not nil")
 	}
-	log := cfg.Logger
-	if log == nil {
-		log = slog.New(slog.DiscardHandler)
+	m := &ShardManager[S]{h: h, log: slog.New(slog.DiscardHandler), seed: testSeed}
+	if cfg.Logger != nil {
+		m.log = slog.New(guardedLog{cfg.Logger.Handler(), &m.count.panics})
 	}
-	m := &ShardManager[S]{h: h, log: log, caps: findCapabilities(h, log), seed: testSeed}
+	m.caps = findCapabilities(h, m.log)
 	limit := 0
 	if m.caps.limiter != nil && cfg.MaxSubscriptionsPerShard == 0 {
 		if err := m.guard("MaxSubscriptionsPerShard", func() { limit = m.caps.limiter.MaxSubscriptionsPerShard() }, nil); err != nil {
@@ -99,9 +98,6 @@ func New[S comparable](h Handler[S], cfg Config) (*ShardManager[S], error) {
 	m.cfg = &complete
 	if err := m.cfg.validate(); err != nil {
 		return nil, err
-	}
-	if m.cfg.Health.TextPing != "" {
-		m.textPong = m.cfg.Health.TextPong
 	}
 	m.dialer = newDialer(m.cfg.Connection)
 	m.checkKey = needsKeyCheck(reflect.TypeFor[S]())
@@ -284,7 +280,7 @@ func (m *ShardManager[S]) Stop(ctx context.Context) error {
 	if isClosed(r.done) {
 		return nil
 	}
-	r.kill()
+	m.kill(r)
 	return ctx.Err()
 }
 
@@ -333,7 +329,17 @@ func (m *ShardManager[S]) finish(r *run[S]) {
 	close(r.done)
 }
 
-// kill closes every socket at once, and tells the last callbacks that nobody waits.
+// kill closes every socket at once, also those of runs before r that have not ended yet.
+func (m *ShardManager[S]) kill(r *run[S]) {
+	for r != nil {
+		r.kill()
+		m.mu.Lock()
+		r = r.before
+		m.mu.Unlock()
+	}
+}
+
+// kill closes r's sockets, and tells the last callbacks that nobody waits.
 func (r *run[S]) kill() {
 	r.giveUp()
 	r.mu.Lock()
@@ -381,7 +387,7 @@ func (m *ShardManager[S]) Run(ctx context.Context) error {
 	select {
 	case <-r.done:
 	case <-limit.Done():
-		r.kill()
+		m.kill(r)
 		return fmt.Errorf("wsshard: not stopped after %v: %w", runLimit, limit.Err())
 	}
 	if ctx.Err() != nil {
