@@ -38,7 +38,7 @@ type ShardManager[S comparable] struct {
 	phase phase
 	life  *life[S] // what Stop forgets
 	run   *run[S]  // the last; nil before the first Start
-	notes []func() // for the log, when mu is free: a slog.Handler is the application's code
+	notes *note    // for the log, when mu is free
 }
 
 // life is what a manager knows of its subscriptions, from New or a Stop to the next Stop. It is under manager.mu.
@@ -207,7 +207,7 @@ func (m *ShardManager[S]) beginLocked(ctx context.Context) *run[S] {
 		m.launchLocked(s)
 	}
 	shards, subs := len(m.life.shards), m.life.table.Len()
-	m.notes = append(m.notes, func() { m.log.Info("started", "shards", shards, "subscriptions", subs) })
+	m.noteLocked(func() { m.log.Info("started", "shards", shards, "subscriptions", subs) })
 	end := context.AfterFunc(ctx, func() { m.end(r) })
 	context.AfterFunc(r.ctx, func() {
 		end()
@@ -217,16 +217,6 @@ func (m *ShardManager[S]) beginLocked(ctx context.Context) *run[S] {
 		m.observe(r)
 	}
 	return r
-}
-
-// unlock is mu.Unlock for those who may leave notes.
-func (m *ShardManager[S]) unlock() {
-	notes := m.notes
-	m.notes = nil
-	m.mu.Unlock()
-	for _, note := range notes {
-		note()
-	}
 }
 
 // launchLocked starts a shard's loop.
