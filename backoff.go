@@ -13,7 +13,8 @@ import (
 type attempts struct {
 	cfg     BackoffConfig
 	ladder  *backoff.ExponentialBackOff
-	failed  int
+	failed  int            // dials, and sessions that were not stable
+	dials   int            // of those, the dials
 	uniform func() float64 // in [0, 1)
 }
 
@@ -48,10 +49,13 @@ func (a *attempts) outlived(uptime time.Duration) bool {
 }
 
 // refused notes a failed dial.
-func (a *attempts) refused() { a.failed++ }
+func (a *attempts) refused() {
+	a.failed++
+	a.dials++
+}
 
 func (a *attempts) restart() {
-	a.failed = 0
+	a.failed, a.dials = 0, 0
 	a.ladder.Reset()
 }
 

@@ -31,7 +31,7 @@ func TestBackoffLadder(t *testing.T) {
 		{"constant", BackoffConfig{DisableJitter: true, Multiplier: 1}, 0, []time.Duration{100 * ms, 100 * ms, 100 * ms}},
 		{"first is most", BackoffConfig{DisableJitter: true, InitialDelay: 5 * ms, MaxDelay: 5 * ms}, 0, []time.Duration{5 * ms, 5 * ms}},
 		{"steep", BackoffConfig{DisableJitter: true, Multiplier: math.MaxFloat64, MaxDelay: math.MaxInt64}, 0,
-			[]time.Duration{100 * ms, math.MaxInt64, math.MaxInt64}},
+			[]time.Duration{100 * ms, eternity, eternity}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			if got := ladder(c.cfg, c.u, len(c.want)); !slices.Equal(got, c.want) {

@@ -71,15 +71,12 @@ func (v *venue) judge(p *wstest.Peer) {
 
 // What a user sets for such a venue: a Limiter and MessagesPerWindow with its numbers, and a lifetime below its 24 h.
 func TestADayAtAStrictVenue(t *testing.T) {
-	shards := 1000
-	if testing.Short() {
-		shards = 310
-	}
+	shards, day := fewer(1000, 310), time.Duration(fewer(24, 6))*time.Hour
 	cfg := wsshard.Config{
 		MaxSubscriptionsPerShard: 20,
 		Connection: wsshard.ConnectionConfig{
 			Limiter:                    wsshard.NewConnectLimiter(venueConnects, venueWindow),
-			ProactiveReconnectInterval: 23 * time.Hour,
+			ProactiveReconnectInterval: day - time.Hour,
 		},
 		Subscribe: wsshard.SubscribeConfig{MaxPerMessage: 2, MessagesPerWindow: venueFrames, Window: venueSecond},
 		Health: wsshard.HealthConfig{ // seldom, for the sake of the test's own time
@@ -96,7 +93,7 @@ func TestADayAtAStrictVenue(t *testing.T) {
 		begin := time.Now()
 		w.sync()
 		up := time.Since(begin)
-		time.Sleep(24*time.Hour - up)
+		time.Sleep(day - up)
 		m := w.m.Metrics()
 		if m.ActiveConnections != shards || m.Errors != 0 || m.Gaps != 0 || m.HotSwitchovers < uint64(shards) || m.HotSwitchoverFailures != 0 {
 			t.Errorf("after a day %d are connected; %d errors, %d gaps, %d switchovers, %d of them failed",

@@ -41,7 +41,7 @@ var pastChaos = []uint64{}
 // scheduler decides: a failure that hangs on that may need its seed to be run some times (-count).
 func TestChaos(t *testing.T) {
 	seeds := slices.Clone(pastChaos)
-	for i := range *chaosSeeds {
+	for i := range fewer(*chaosSeeds, 1) {
 		seeds = append(seeds, *chaosFirst+uint64(i))
 	}
 	var total chaosTotals

@@ -82,7 +82,7 @@ type BackoffConfig struct {
 type HealthConfig struct {
 	PingInterval, PongTimeout, DataTimeout, MessageTimeout time.Duration // 20s, 10s, 30s (with a topic applied), 30s
 	FailureThreshold                                       int           // 3 missed pongs; negative: pongs are not judged
-	TextPing, TextPong                                     string        // replaces the ping frame; TextPong "PONG"
+	TextPing, TextPong                                     string        // replaces the ping frame; TextPong "PONG". A TextPong alone is what answers a PingMessenger
 }
 
 // SubscribeConfig says how requests are written.
@@ -108,9 +108,6 @@ type SwitchoverConfig struct {
 func (c Config) withDefaults(handlerLimit int) Config {
 	orDefault(&c.MaxSubscriptionsPerShard, handlerLimit)
 	orDefault(&c.MaxSubscriptionsPerShard, 500)
-	if c.Logger == nil {
-		c.Logger = slog.New(slog.DiscardHandler)
-	}
 
 	n := &c.Connection
 	orDefault(&n.ConnectTimeout, 10*time.Second)
@@ -154,8 +151,19 @@ func (c Config) withDefaults(handlerLimit int) Config {
 	orDefault(&o.DrainTimeout, 2*time.Second)
 	orDefault(&o.HoldMessages, 65536)
 	orDefault(&o.HoldBytes, 32<<20)
+
+	for _, d := range []*time.Duration{
+		&n.ConnectTimeout, &n.WriteTimeout, &n.ProactiveReconnectInterval, &n.CircuitBreakerResetTimeout,
+		&b.InitialDelay, &b.MaxDelay, &b.StableAfter, &h.PingInterval, &h.PongTimeout, &h.DataTimeout, &h.MessageTimeout,
+		&s.Window, &s.AckTimeout, &o.Timeout, &o.Settle, &o.Linger, &o.DrainTimeout,
+	} {
+		*d = min(*d, eternity)
+	}
 	return c
 }
+
+// eternity is as good as any longer duration, and several of them can be added.
+const eternity = time.Duration(1 << 58) // nine years
 
 func orDefault[T comparable](field *T, value T) {
 	var zero T

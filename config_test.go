@@ -63,7 +63,6 @@ var refusals = []struct {
 	}},
 	{"not UTF-8", "Health.TextPing", func(c *wsshard.Config) { c.Health.TextPing = "\xff" }},
 	{"not UTF-8", "Health.TextPong", func(c *wsshard.Config) { c.Health.TextPing, c.Health.TextPong = "PING", "\xff" }},
-	{"without TextPing", "Health.TextPong", func(c *wsshard.Config) { c.Health.TextPong = "PONG" }},
 	{"unknown", "ShardSelection", func(c *wsshard.Config) { c.ShardSelection = 3 }},
 	{"unknown", "ShardSelection", func(c *wsshard.Config) { c.ShardSelection = -1 }},
 
@@ -259,6 +258,48 @@ func TestConfigErrorsAreRedacted(t *testing.T) {
 			}
 		}
 	}
+}
+
+// What is longer than any deadline that can be met is as good as none, and disturbs no other.
+func TestEternity(t *testing.T) {
+	const eternal = time.Duration(math.MaxInt64)
+	for name, cfg := range map[string]wsshard.Config{
+		"pongs":      {Health: wsshard.HealthConfig{PingInterval: eternal, PongTimeout: eternal, DataTimeout: eternal}},
+		"data":       {Health: wsshard.HealthConfig{DataTimeout: eternal}},
+		"messages":   {Health: wsshard.HealthConfig{MessageTimeout: eternal}},
+		"acks":       {Subscribe: wsshard.SubscribeConfig{AckTimeout: eternal}},
+		"window":     {Subscribe: wsshard.SubscribeConfig{MessagesPerWindow: 30, Window: eternal}},
+		"connecting": {Connection: wsshard.ConnectionConfig{ConnectTimeout: eternal, WriteTimeout: eternal, ProactiveReconnectInterval: eternal, CircuitBreakerResetTimeout: eternal}},
+		"switchover": {Switchover: wsshard.SwitchoverConfig{Timeout: eternal, DrainTimeout: eternal}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			bubble(t, cfg, nil, func(w *world) {
+				w.start("a", "b")
+				each(19*time.Second, 190*time.Second, func() { w.topics.Publish("a", "1") })
+				want := uint64(9)
+				if name == "pongs" {
+					want = 0
+				}
+				if m := w.m.Metrics(); m.PingsSent != want || m.HealthFailures != 0 || m.Connections != 1 {
+					t.Errorf("%d pings of %d, %d health failures, %d connections", m.PingsSent, want, m.HealthFailures, m.Connections)
+				}
+				if err := w.m.HotSwitchover(context.Background(), 0); err != nil {
+					t.Error(err)
+				}
+			})
+		})
+	}
+}
+
+// A window without end lets as many frames through as it says, and no more.
+func TestEternalWindow(t *testing.T) {
+	cfg := wsshard.Config{Subscribe: wsshard.SubscribeConfig{MaxPerMessage: 1, MessagesPerWindow: 3, Window: math.MaxInt64}}
+	bubble(t, cfg, nil, func(w *world) {
+		w.subscribe("a", "b", "c")
+		w.m.Start(context.Background())
+		after(24 * time.Hour)
+		w.wantTopics("a", "b") // one place is kept for control frames
+	})
 }
 
 func TestNewNeedsAHandler(t *testing.T) {

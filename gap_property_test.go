@@ -20,10 +20,7 @@ import (
 // without a Gap: each number that was not delivered lies inside one. No Gap without a fault: each lies around one, no wider
 // than outage, detection, dial and paced resubscription allow.
 func TestGapsAndHoles(t *testing.T) {
-	seeds := 200
-	if testing.Short() {
-		seeds = 20
-	}
+	seeds := fewer(200, 6)
 	var all tally
 	for seed := range seeds {
 		synctest.Test(t, func(t *testing.T) { newTrial(t, uint64(seed)).play(&all) })

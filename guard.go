@@ -2,9 +2,11 @@ package wsshard
 
 import (
 	"context"
+	"log/slog"
 	"runtime"
 	"runtime/debug"
 	"strings"
+	"sync/atomic"
 	"time"
 )
 
@@ -72,7 +74,7 @@ func (m *ShardManager[S]) inCallback(ctx context.Context) bool {
 	if of := ctx.Value(callbackKey{}); of != nil {
 		return of == any(m)
 	}
-	return onStack("guard", "message") // the read loop's callbacks have no guard of their own: see session.message
+	return onStack("guard", "message", "Handle") // the read loop's callbacks have no guard of their own: see session.message
 }
 
 // onStack reports whether a method of this package of that name is among the callers.
@@ -118,6 +120,29 @@ func (g guardedLimiter[S]) Wait(ctx context.Context, host, egress string) (err e
 
 func (g guardedLimiter[S]) Block(host, egress string, until time.Time) {
 	g.m.guard("ConnectLimiter.Block", func() { g.l.Block(host, egress, until) }, nil)
+}
+
+// guardedLog is an application's slog.Handler. A panic costs its line only; it is counted, and told to nobody.
+type guardedLog struct {
+	slog.Handler
+	panics *atomic.Uint64
+}
+
+func (g guardedLog) Handle(ctx context.Context, r slog.Record) error {
+	defer func() {
+		if recover() != nil {
+			g.panics.Add(1)
+		}
+	}()
+	return g.Handler.Handle(ctx, r)
+}
+
+func (g guardedLog) WithAttrs(attrs []slog.Attr) slog.Handler {
+	return guardedLog{g.Handler.WithAttrs(attrs), g.panics}
+}
+
+func (g guardedLog) WithGroup(name string) slog.Handler {
+	return guardedLog{g.Handler.WithGroup(name), g.panics}
 }
 
 // withCallback marks ctx as one that callbacks of m are given.

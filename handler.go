@@ -210,7 +210,7 @@ type ConnectionState struct {
 	Generation        uint64 // counts a shard's opened connections from 1; before the connection is open, what it would be
 	SubscriptionCount int    // as of the dial
 	IsReconnect       bool   // Generation > 1
-	ReconnectAttempt  int    // failed dials and sessions since the last stable connection
+	ReconnectAttempt  int    // failed dials since the last stable connection
 	Egress            string // source address or redacted proxy, "" for the default route
 }
 

@@ -15,6 +15,14 @@ import (
 	"github.com/seed-829c304d/wsshard/internal/wstest"
 )
 
+// fewer is how often something is done: all times, or short times with -short.
+func fewer(all, short int) int {
+	if testing.Short() {
+		return min(all, short)
+	}
+	return all
+}
+
 // app is a handler for wstest.Topics, with what it heard.
 type app struct {
 	url       string

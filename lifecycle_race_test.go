@@ -12,18 +12,10 @@ import (
 	"github.com/seed-829c304d/wsshard"
 )
 
-// raceRounds is how often a race is run.
-func raceRounds(n int) int {
-	if testing.Short() {
-		return n / 10
-	}
-	return n
-}
-
 // TestLifecycleRaces: Start, Stop and Run by many goroutines at once. Exactly one Start wins between two Stops, every call
 // returns, and at the end nothing is left.
 func TestLifecycleRaces(t *testing.T) {
-	for range raceRounds(200) {
+	for range fewer(200, 20) {
 		bubble(t, wsshard.Config{}, nil, func(w *world) {
 			var all sync.WaitGroup
 			var starts, stops atomic.Int64
@@ -100,7 +92,7 @@ func TestEverythingRaces(t *testing.T) {
 		},
 		func(ctx context.Context, w *world, topic string) { time.Sleep(time.Second) },
 	}
-	for seed := range uint64(raceRounds(30)) {
+	for seed := range uint64(fewer(30, 3)) {
 		cfg := wsshard.Config{MaxSubscriptionsPerShard: 8, Switchover: wsshard.SwitchoverConfig{Settle: time.Millisecond}}
 		bubble(t, cfg, nil, func(w *world) {
 			var inside [64]atomic.Int32

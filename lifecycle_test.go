@@ -341,3 +341,8 @@ func TestNoCallbackOfTwoRuns(t *testing.T) {
 		w.wantGot("a:block", "a:2")
 	})
 }
+
+func isComparable[T comparable]() {}
+
+// A manager's type is comparable, as it was announced, though a manager is used by its address.
+var _ = isComparable[wsshard.ShardManager[string]]

@@ -79,6 +79,51 @@ func TestLoggerMayAskTheManager(t *testing.T) {
 	}
 }
 
+// TestLoggerThatPanics costs its lines, and nothing else.
+func TestLoggerThatPanics(t *testing.T) {
+	_, logger := newCurious(func(msg string) { panic(msg) })
+	bubble(t, wsshard.Config{Logger: logger}, nil, func(w *world) {
+		w.start("a")
+		w.srv.Live()[0].Kill()
+		after(time.Minute)
+		w.wantTopics("a")
+		if err := w.m.HotSwitchover(context.Background(), 0); err != nil {
+			t.Error(err)
+		}
+		if n := w.m.Metrics().HandlerPanics; n < 5 {
+			t.Errorf("%d panics are counted", n)
+		}
+	})
+}
+
+// TestStopInLogger: a line is written by a goroutine that Stop would wait for.
+func TestStopInLogger(t *testing.T) {
+	for _, line := range []string{"connected", "disconnected", "stopped"} {
+		c, logger := newCurious(func(string) {})
+		bubble(t, wsshard.Config{Logger: logger}, nil, func(w *world) {
+			said := 0
+			c.at = func(msg string) {
+				if msg == line {
+					said++
+					if err := w.m.Stop(context.Background()); err != wsshard.ErrInCallback {
+						t.Errorf("Stop as %q is logged: %v", line, err)
+					}
+				}
+			}
+			w.m.Start(context.Background())
+			after(time.Second)
+			if line != "connected" {
+				w.srv.Live()[0].Kill()
+				after(time.Second)
+			}
+			w.m.Stop(context.Background())
+			if said == 0 {
+				t.Errorf("nothing said %q", line)
+			}
+		})
+	}
+}
+
 // TestRunKeepsToItsOwn: Run waits for the run that it began, though another one takes its place before Start has returned.
 func TestRunKeepsToItsOwn(t *testing.T) {
 	c, logger := newCurious(func(string) {})

@@ -27,7 +27,6 @@ type ShardManager[S comparable] struct {
 	cfg      *Config // complete; not written after New
 	log      *slog.Logger
 	dialer   *dialer
-	textPong string
 	count    counters
 	checkKey bool   // values of S may be unequal to themselves, or impossible to hash
 	seed     uint64 // of jitter; 0: none, as always but in tests
@@ -39,7 +38,7 @@ type ShardManager[S comparable] struct {
 	phase phase
 	life  *life[S] // what Stop forgets
 	run   *run[S]  // the last; nil before the first Start
-	notes []func() // for the log, when mu is free: a slog.Handler is the application's code
+	notes *note    // for the log, when mu is free
 }
 
 // life is what a manager knows of its subscriptions, from New or a Stop to the next Stop. It is under manager.mu.
@@ -84,11 +83,11 @@ func New[S comparable](h Handler[S], cfg Config) (*ShardManager[S], error) {
 	if v := reflect.ValueOf(h); !v.IsValid() || v.Kind() == reflect.Pointer && v.IsNil() {
 		return nil, errors.New("wsshard: New needs a Handler, not nil")
 	}
-	log := cfg.Logger
-	if log == nil {
-		log = slog.New(slog.DiscardHandler)
+	m := &ShardManager[S]{h: h, log: slog.New(slog.DiscardHandler), seed: testSeed}
+	if cfg.Logger != nil {
+		m.log = slog.New(guardedLog{cfg.Logger.Handler(), &m.count.panics})
 	}
-	m := &ShardManager[S]{h: h, log: log, caps: findCapabilities(h, log), seed: testSeed}
+	m.caps = findCapabilities(h, m.log)
 	limit := 0
 	if m.caps.limiter != nil && cfg.MaxSubscriptionsPerShard == 0 {
 		if err := m.guard("MaxSubscriptionsPerShard", func() { limit = m.caps.limiter.MaxSubscriptionsPerShard() }, nil); err != nil {
@@ -99,9 +98,6 @@ func New[S comparable](h Handler[S], cfg Config) (*ShardManager[S], error) {
 	m.cfg = &complete
 	if err := m.cfg.validate(); err != nil {
 		return nil, err
-	}
-	if m.cfg.Health.TextPing != "" {
-		m.textPong = m.cfg.Health.TextPong
 	}
 	m.dialer = newDialer(m.cfg.Connection)
 	m.checkKey = needsKeyCheck(reflect.TypeFor[S]())
@@ -211,7 +207,7 @@ func (m *ShardManager[S]) beginLocked(ctx context.Context) *run[S] {
 		m.launchLocked(s)
 	}
 	shards, subs := len(m.life.shards), m.life.table.Len()
-	m.notes = append(m.notes, func() { m.log.Info("started", "shards", shards, "subscriptions", subs) })
+	m.noteLocked(func() { m.log.Info("started", "shards", shards, "subscriptions", subs) })
 	end := context.AfterFunc(ctx, func() { m.end(r) })
 	context.AfterFunc(r.ctx, func() {
 		end()
@@ -221,16 +217,6 @@ func (m *ShardManager[S]) beginLocked(ctx context.Context) *run[S] {
 		m.observe(r)
 	}
 	return r
-}
-
-// unlock is mu.Unlock for those who may leave notes.
-func (m *ShardManager[S]) unlock() {
-	notes := m.notes
-	m.notes = nil
-	m.mu.Unlock()
-	for _, note := range notes {
-		note()
-	}
 }
 
 // launchLocked starts a shard's loop.
@@ -284,7 +270,7 @@ func (m *ShardManager[S]) Stop(ctx context.Context) error {
 	if isClosed(r.done) {
 		return nil
 	}
-	r.kill()
+	m.kill(r)
 	return ctx.Err()
 }
 
@@ -333,7 +319,17 @@ func (m *ShardManager[S]) finish(r *run[S]) {
 	close(r.done)
 }
 
-// kill closes every socket at once, and tells the last callbacks that nobody waits.
+// kill closes every socket at once, also those of runs before r that have not ended yet.
+func (m *ShardManager[S]) kill(r *run[S]) {
+	for r != nil {
+		r.kill()
+		m.mu.Lock()
+		r = r.before
+		m.mu.Unlock()
+	}
+}
+
+// kill closes r's sockets, and tells the last callbacks that nobody waits.
 func (r *run[S]) kill() {
 	r.giveUp()
 	r.mu.Lock()
@@ -381,7 +377,7 @@ func (m *ShardManager[S]) Run(ctx context.Context) error {
 	select {
 	case <-r.done:
 	case <-limit.Done():
-		r.kill()
+		m.kill(r)
 		return fmt.Errorf("wsshard: not stopped after %v: %w", runLimit, limit.Err())
 	}
 	if ctx.Err() != nil {

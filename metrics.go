@@ -60,8 +60,8 @@ type ShardMetrics struct {
 	SubscriptionCount               int
 	IsConnected                     bool
 	Generation                      uint64
-	ConnectedAt, LastMessageAt      time.Time // zero: never
-	ReconnectAttempt                int
+	ConnectedAt, LastMessageAt      time.Time     // zero: never
+	ReconnectAttempt                int           // failed dials since the last stable connection
 	TotalUptime, RTT                time.Duration // RTT 0: not measured on this connection
 	MessagesReceived, BytesReceived uint64
 	Gaps                            uint64
@@ -89,7 +89,7 @@ type shardStats struct {
 	gen     uint64
 	opened  time.Time // of the live connection; zero: none
 	uptime  time.Duration
-	failed  int
+	failed  int // dials, since the last stable connection
 	err     error
 	egress  string
 	gaps    uint64

@@ -17,7 +17,7 @@ import (
 func TestPanicsDuringSwitchover(t *testing.T) {
 	for _, lowLatency := range []bool{false, true} {
 		for _, callback := range callbacks {
-			for _, kind := range leaves {
+			for _, kind := range waysOut() {
 				t.Run(fmt.Sprintf("%s %s lowLatency=%v", callback, kind.name, lowLatency), func(t *testing.T) {
 					cfg := wsshard.Config{Connection: wsshard.ConnectionConfig{LowLatencyMode: lowLatency}}
 					everywhere(t, callback, cfg, func(w everyWorld) {

@@ -17,12 +17,14 @@ import (
 
 var errPanic = errors.New("thrown by a test")
 
-// leaves are the ways in which a callback may leave without returning.
-var leaves = []struct {
+// wayOut is a way in which a callback may leave without returning.
+type wayOut struct {
 	name  string
 	leave func()
 	is    func(value any) bool // the PanicError's value
-}{
+}
+
+var leaves = []wayOut{
 	{"value", func() { panic("boom") }, func(v any) bool { return v == "boom" }},
 	{"error", func() { panic(errPanic) }, func(v any) bool { return v == errPanic }},
 	{"nil map", func() {
@@ -33,13 +35,21 @@ var leaves = []struct {
 	{"Goexit", runtime.Goexit, func(v any) bool { return v == "runtime.Goexit" }},
 }
 
+// waysOut are all of them; with -short one of those that can be recovered, and the one that cannot.
+func waysOut() []wayOut {
+	if testing.Short() {
+		return []wayOut{leaves[0], leaves[len(leaves)-1]}
+	}
+	return leaves
+}
+
 // TestPanics: every callback, in both delivery modes, leaves in every way, once and then twice in a row: the process and the
 // shard survive, it is counted and logged with the stack, later messages are delivered, and Stop leaves nothing.
 func TestPanics(t *testing.T) {
 	for _, lowLatency := range []bool{false, true} {
 		for _, callback := range callbacks {
-			for _, kind := range leaves {
-				for times := int64(1); times <= 2; times++ {
+			for _, kind := range waysOut() {
+				for times := int64(3 - fewer(2, 1)); times <= 2; times++ {
 					t.Run(fmt.Sprintf("%s %s %d lowLatency=%v", callback, kind.name, times, lowLatency), func(t *testing.T) {
 						book := newLogbook()
 						cfg := wsshard.Config{Logger: slog.New(book), Connection: wsshard.ConnectionConfig{LowLatencyMode: lowLatency}}
@@ -88,7 +98,7 @@ func wantLogged(t *testing.T, book *logbook, callback string, times int, is func
 // TestPanicInEveryCall: a callback that never returns costs what it does, and nothing else: the process and Stop survive.
 func TestPanicInEveryCall(t *testing.T) {
 	for _, callback := range callbacks {
-		for _, kind := range leaves {
+		for _, kind := range waysOut() {
 			t.Run(callback+" "+kind.name, func(t *testing.T) {
 				everywhere(t, callback, wsshard.Config{}, func(w everyWorld) {
 					var broken atomic.Bool

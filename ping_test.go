@@ -211,3 +211,29 @@ func TestPongs(t *testing.T) {
 		}
 	})
 }
+
+// A PingMessenger's text answer can be named like that to a TextPing: it is a pong, and goes no further.
+func TestPingMessengerWithTextPong(t *testing.T) {
+	cfg := wsshard.Config{
+		Health:     wsshard.HealthConfig{FailureThreshold: 1, DataTimeout: off, TextPong: "pong"},
+		Connection: wsshard.ConnectionConfig{ProactiveReconnectInterval: off},
+	}
+	bubble(t, cfg, func(a *app) wsshard.Handler[string] {
+		return struct {
+			*app
+			pingsWith
+		}{a, func(wsshard.ConnectionState) wsshard.Message { return wsshard.Text("ping?") }}
+	}, func(w *world) {
+		w.srv.Handle(func(p *wstest.Peer, _ int, data []byte) {
+			if string(data) == "ping?" {
+				p.Send("pong")
+			}
+		})
+		w.start("a")
+		after(time.Hour)
+		w.wantGot()
+		if m := w.m.Metrics(); m.PingsSent != 180 || m.PongsReceived != 180 || m.HealthFailures != 0 {
+			t.Errorf("%d pings, %d pongs, %d health failures", m.PingsSent, m.PongsReceived, m.HealthFailures)
+		}
+	})
+}

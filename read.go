@@ -68,7 +68,7 @@ func (c *session[S]) message(text bool, data []byte) {
 		c.stamped = at
 		stats.lastMessage.Store(c.conn.At(at).UnixNano())
 	}
-	if c.m.textPong != "" && text && string(data) == c.m.textPong {
+	if pong := c.m.cfg.Health.TextPong; pong != "" && text && string(data) == pong {
 		c.answered()
 		return
 	}

@@ -264,3 +264,51 @@ func TestUnstableSessionsPark(t *testing.T) {
 		w.wantState(0, wsshard.ShardParked)
 	})
 }
+
+// tallies is an app that notes what each dial is told.
+type tallies struct {
+	*app
+	attempts *[]int
+}
+
+func (h tallies) URL(_ context.Context, st wsshard.ConnectionState) (string, error) {
+	*h.attempts = append(*h.attempts, st.ReconnectAttempt)
+	return "ws://srv/", nil
+}
+
+// ReconnectAttempt counts failed dials since the last stable connection, and not the connections that were lost meanwhile,
+// though those count for the backoff and the limit.
+func TestReconnectAttempts(t *testing.T) {
+	cfg := dialsOnly()
+	cfg.Backoff.MaxDelay = 100 * ms
+	var attempts []int
+	bubble(t, cfg, func(a *app) wsshard.Handler[string] { return tallies{a, &attempts} }, func(w *world) {
+		want := func(metric int, told ...int) {
+			t.Helper()
+			synctest.Wait()
+			if n := w.m.Metrics().Shards[0].ReconnectAttempt; n != metric || !slices.Equal(attempts, told) {
+				t.Errorf("the metric says %d, want %d; the dials were told %d, want %d", n, metric, attempts, told)
+			}
+			attempts = nil
+		}
+		w.begin("a")
+		want(0, 0)
+		w.srv.Live()[0].Kill()
+		after(150 * ms)
+		want(0, 0)
+		w.srv.Down()
+		after(350 * ms)
+		want(3, 0, 1, 2)
+		w.srv.Restart()
+		after(100 * ms)
+		want(3, 3)
+		w.srv.Live()[0].Kill()
+		after(150 * ms)
+		want(3, 3)
+		after(5 * time.Second)
+		want(0)
+		w.srv.Live()[0].Kill()
+		after(150 * ms)
+		want(0, 0)
+	})
+}

@@ -9,19 +9,17 @@ import (
 
 // A million topics go over 2,000 shards in one call.
 func TestMillionTopics(t *testing.T) {
-	if testing.Short() {
-		t.Skip("takes half a gigabyte for a second or two")
-	}
-	topics := million()
-	m := idle(t, wsshard.Config{MaxSubscriptionsPerShard: 500, MaxShards: 2000})
+	shards := fewer(2000, 20)
+	topics := million()[:500*shards]
+	m := idle(t, wsshard.Config{MaxSubscriptionsPerShard: 500, MaxShards: shards})
 	begin := time.Now()
 	results, err := m.Subscribe(topics...)
-	t.Logf("1,000,000 topics over %d shards took %v", m.ShardCount(), time.Since(begin))
+	t.Logf("%d topics over %d shards took %v", len(topics), m.ShardCount(), time.Since(begin))
 	if err != nil {
 		t.Fatal(err)
 	}
-	if n, shards := m.TotalSubscriptions(), m.ShardCount(); n != len(topics) || shards != 2000 {
-		t.Fatalf("%d topics on %d shards", n, shards)
+	if n, have := m.TotalSubscriptions(), m.ShardCount(); n != len(topics) || have != shards {
+		t.Fatalf("%d topics on %d shards", n, have)
 	}
 	for id, n := range loads(m) {
 		if n != 500 {
@@ -29,7 +27,7 @@ func TestMillionTopics(t *testing.T) {
 		}
 	}
 	for i, r := range results {
-		if r.Status != wsshard.SubscribeAdded || r.Err != nil || r.ShardID < 0 || r.ShardID >= 2000 {
+		if r.Status != wsshard.SubscribeAdded || r.Err != nil || r.ShardID < 0 || r.ShardID >= shards {
 			t.Fatalf("result %d: %+v", i, r)
 		}
 	}

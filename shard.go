@@ -224,7 +224,7 @@ func (s *shard[S]) down(cur *session[S]) {
 // failed counts a failed attempt or a lost connection.
 func (s *shard[S]) failed(err error) {
 	s.m.count.errors.Add(1)
-	s.stats.set(func(st *shardStats) { st.err, st.failed = err, s.tries.failed })
+	s.stats.set(func(st *shardStats) { st.err, st.failed = err, s.tries.dials })
 }
 
 // retry asks OnError and the limit on attempts.
@@ -316,7 +316,7 @@ func (s *shard[S]) state() ConnectionState {
 		Generation:        s.gen + 1,
 		SubscriptionCount: s.desired.Len(),
 		IsReconnect:       s.gen > 0,
-		ReconnectAttempt:  s.tries.failed,
+		ReconnectAttempt:  s.tries.dials,
 		Egress:            s.egress,
 	}
 }

@@ -8,9 +8,11 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/seed-829c304d/wsshard"
+	"github.com/seed-829c304d/wsshard/internal/wstest"
 )
 
 // hang is a dial that nobody answers.
@@ -292,5 +294,35 @@ func TestDialThatIgnoresItsContext(t *testing.T) {
 			t.Errorf("%d sockets are open", n)
 		}
 		wantLoops(t, "an hour later", 0)
+	})
+}
+
+// TestStopOfTheRunBefore: a run that was stopped inside a callback is over only when that callback returns. Who then gives up
+// waiting for the next run closes the sockets of both.
+func TestStopOfTheRunBefore(t *testing.T) {
+	bubble(t, wsshard.Config{}, nil, func(w *world) {
+		release := make(chan struct{})
+		w.app.message = func(ctx context.Context, _ wsshard.Message, _ wsshard.ConnectionState) {
+			w.srv.Live()[0].Net().(*wstest.Conn).BlackHole(true) // our close frame gets no answer
+			if err := w.m.Stop(ctx); err != wsshard.ErrInCallback {
+				t.Errorf("Stop inside: %v", err)
+			}
+			<-release
+		}
+		w.start("a")
+		w.topics.Publish("a", "1")
+		synctest.Wait()
+		if err := w.m.Start(context.Background()); err != nil {
+			t.Fatal(err)
+		}
+		ended, cancel := context.WithCancel(context.Background())
+		cancel()
+		if err := w.m.Stop(ended); err != context.Canceled {
+			t.Errorf("Stop: %v", err)
+		}
+		if n := w.net.Open(); n != 0 {
+			t.Errorf("%d sockets are open", n)
+		}
+		close(release)
 	})
 }

@@ -111,7 +111,7 @@ func (m *ShardManager[S]) makeRoomLocked(fresh int) {
 	m.life.table.Reserve(min(fresh, m.life.table.Room()))
 	if opened > 0 && m.phase == running {
 		shards := len(m.life.shards)
-		m.notes = append(m.notes, func() { m.log.Info("opened shards", "count", opened, "shards", shards) })
+		m.noteLocked(func() { m.log.Info("opened shards", "count", opened, "shards", shards) })
 	}
 }
 
@@ -143,7 +143,7 @@ func (m *ShardManager[S]) openLocked() *shard[S] {
 	m.life.shards = append(m.life.shards, s)
 	if _, wraps := m.dialer.source(id); wraps && !m.life.wraps {
 		m.life.wraps = true
-		m.notes = append(m.notes, func() {
+		m.noteLocked(func() {
 			m.log.Warn("more shards than source addresses allow for: addresses are shared from here on", "shard", id,
 				"addresses", len(m.cfg.Connection.SourceIPs), "shards_per_ip", m.cfg.Connection.ShardsPerIP)
 		})

@@ -64,9 +64,6 @@ func (c Config) validate() error {
 			refuse(f.field, fmt.Sprintf("%q", f.value), "must be UTF-8")
 		}
 	}
-	if h.TextPong != "" && h.TextPing == "" {
-		refuse("Health.TextPong", h.TextPong, "needs TextPing")
-	}
 	if s := c.ShardSelection; s < LeastLoaded || s > Sequential {
 		refuse("ShardSelection", int(s), "is no strategy")
 	}

@@ -14,7 +14,7 @@ import (
 // waits for ever on a shard whose loop has ended.
 func TestWaitersRaceStop(t *testing.T) {
 	for _, disabled := range []bool{false, true} {
-		for range raceRounds(200) {
+		for range fewer(200, 20) {
 			bubble(t, wsshard.Config{DisableHotSwitchover: disabled}, nil, func(w *world) {
 				w.start("a")
 				ctx := context.Background()

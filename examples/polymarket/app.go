@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"strings"
@@ -83,7 +84,11 @@ func (a *app) OnEvent(ev wsshard.Event[string]) {
 	case wsshard.EventConnected:
 		a.say("shard %d: connected (connection %d)", ev.ShardID, ev.Generation)
 	case wsshard.EventDisconnected:
-		a.say("shard %d: lost: %v", ev.ShardID, ev.Err)
+		if !errors.Is(ev.Err, wsshard.ErrStopped) {
+			a.say("shard %d: lost: %v", ev.ShardID, ev.Err)
+		}
+	case wsshard.EventBreakerOpen:
+		a.say("the server does not answer: next attempt in %v", ev.Delay)
 	case wsshard.EventBackoff:
 		a.mu.Lock()
 		a.last = ev.Err
@@ -132,8 +137,10 @@ func (a *app) summary(m wsshard.Metrics) {
 	defer a.mu.Unlock()
 	var b strings.Builder
 	w := tabwriter.NewWriter(&b, 0, 0, 2, ' ', tabwriter.AlignRight)
-	fmt.Fprintln(w, "\nasset\tbid\task\tlast\ttick\tevents\t")
-	for _, row := range a.board.busiest(12) {
+	for i, row := range a.board.busiest(12) {
+		if i == 0 {
+			fmt.Fprintln(w, "\nasset\tbid\task\tlast\ttick\tevents\t")
+		}
 		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%d\t\n", short(row.asset), row.bid, row.ask, row.last, row.tick, row.events)
 	}
 	_ = w.Flush()

@@ -64,6 +64,11 @@ func parse(args []string, errOut io.Writer) (options, error) {
 	var assets string
 	flags := flag.NewFlagSet("polymarket", flag.ContinueOnError)
 	flags.SetOutput(errOut)
+	flags.Usage = func() {
+		fmt.Fprint(errOut, "usage: go run ./examples/polymarket -assets <token id>,<token id> [flags]\n"+
+			"Follows order books and trades of Polymarket's CLOB over as many connections as the assets need.\n\n")
+		flags.PrintDefaults()
+	}
 	flags.StringVar(&opt.url, "url", venueURL, "address of the market channel")
 	flags.StringVar(&assets, "assets", "", "asset (token) ids, separated by commas; @file: one a line")
 	flags.DurationVar(&opt.duration, "for", 0, "how long to run (default until Ctrl-C)")

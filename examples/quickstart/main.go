@@ -69,6 +69,11 @@ func parse(args []string, errOut io.Writer) (options, error) {
 	var opt options
 	flags := flag.NewFlagSet("quickstart", flag.ContinueOnError)
 	flags.SetOutput(errOut)
+	flags.Usage = func() {
+		fmt.Fprint(errOut, "usage: go run ./examples/quickstart [flags]\n"+
+			"Keeps topics alive over connections to a feed on loopback that kills them, restarts and goes silent.\n\n")
+		flags.PrintDefaults()
+	}
 	flags.DurationVar(&opt.duration, "for", 30*time.Second, "how long to run")
 	flags.IntVar(&opt.topics, "topics", 2000, "topics to subscribe to")
 	flags.IntVar(&opt.perShard, "per-shard", 500, "topics one connection may hold")

@@ -112,7 +112,7 @@ func (r *result) print(out io.Writer) {
 	fmt.Fprintf(w, "missed\t%d\t%d\t\n", r.missed, r.seen.Missed)
 	_ = w.Flush()
 
-	fmt.Fprintf(out, "\n%d of %d topics are live, after %d reconnects and %d hot switchovers.\n",
+	fmt.Fprintf(out, "\n%d of %d topics are live, after %d new connections, %d of them by hot switchover.\n",
 		r.live, r.topics, r.metrics.Reconnections, r.metrics.HotSwitchovers)
 	switch {
 	case r.notSynced != nil:

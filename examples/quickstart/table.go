@@ -41,7 +41,7 @@ func isTerminal(out io.Writer) bool {
 		return false
 	}
 	info, err := f.Stat()
-	return err == nil && info.Mode()&os.ModeCharDevice != 0
+	return err == nil && info.Mode()&os.ModeCharDevice != 0 && os.Getenv("TERM") != "dumb"
 }
 
 func (s *screen) interval() time.Duration {
@@ -67,7 +67,7 @@ func (s *screen) event(ev wsshard.Event[string]) {
 	case wsshard.EventConnected:
 		s.say("shard %d: connected (connection %d)", ev.ShardID, ev.Generation)
 	case wsshard.EventDisconnected:
-		if !errors.Is(ev.Err, wsshard.ErrReplaced) {
+		if !errors.Is(ev.Err, wsshard.ErrStopped) {
 			s.say("shard %d: lost: %v", ev.ShardID, ev.Err)
 		}
 	case wsshard.EventSwitchoverStarted, wsshard.EventSwitchoverDone, wsshard.EventSwitchoverFailed:
@@ -76,8 +76,12 @@ func (s *screen) event(ev wsshard.Event[string]) {
 			trigger = " (" + ev.Switchover.Trigger + ")"
 		}
 		s.say("shard %d: %v%s", ev.ShardID, ev.Kind, trigger)
-	case wsshard.EventParked, wsshard.EventBreakerOpen, wsshard.EventBreakerClosed, wsshard.EventSubscriptionRejected:
-		s.say("%v: %v", ev.Kind, ev.Err)
+	case wsshard.EventBreakerOpen:
+		s.say("circuit breaker open, next attempt in %v: %v", ev.Delay, ev.Err)
+	case wsshard.EventBreakerClosed:
+		s.say("circuit breaker closed")
+	case wsshard.EventParked, wsshard.EventSubscriptionRejected:
+		s.say("shard %d: %v: %v", ev.ShardID, ev.Kind, ev.Err)
 	}
 }
 
@@ -95,8 +99,8 @@ func (s *screen) draw(m wsshard.Metrics, seen feed.Totals) {
 		total += rates[sh.ShardID]
 		s.received[sh.ShardID] = sh.MessagesReceived
 	}
-	line := fmt.Sprintf("%7.3fs  %d of %d connected, %d topics, %.0f messages/s, %d reconnects, %d missed so far\n",
-		now.Sub(s.began).Seconds(), m.ActiveConnections, len(m.Shards), m.TotalSubscriptions, total, m.Reconnections, seen.Missed)
+	line := fmt.Sprintf("%7.3fs  %d of %d connected, %.0f messages/s, %d reconnects, %d missed so far\n",
+		now.Sub(s.began).Seconds(), m.ActiveConnections, len(m.Shards), total, m.Reconnections, seen.Missed)
 	if s.tty {
 		s.print("", rows(m.Shards, rates)+line)
 	} else {
@@ -110,7 +114,11 @@ func (s *screen) print(text, table string) {
 	if n := strings.Count(s.table, "\n"); n > 0 {
 		erase = fmt.Sprintf("\x1b[%dA\r\x1b[J", n)
 	}
-	_, _ = io.WriteString(s.out, erase+text+table)
+	shown := table
+	if s.tty { // a line that is cut, not wrapped, on a narrow terminal: the next erase counts lines
+		shown = "\x1b[?7l" + table + "\x1b[?7h"
+	}
+	_, _ = io.WriteString(s.out, erase+text+shown)
 	s.table = table
 }
 
