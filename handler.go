@@ -140,7 +140,8 @@ type (
 // The same Key on both connections of a switchover marks the same message, and the second is dropped. Give a key only to a
 // message that means the same without its neighbours (a trade, a ticker), unique for the life of the subscription. A delta
 // that applies to a snapshot of its own connection gets none: then the old connection's deltas and the new one's snapshot
-// and deltas are all delivered, and a book is rebuilt.
+// and deltas are all delivered, and a book is rebuilt. Nor has a message that packs several, if the server packs them as it
+// likes for each connection: OnMessage then drops by itself what it has seen in other company.
 type Verdict[S comparable] struct {
 	Heartbeat  bool    // not data, not delivered
 	NoData     bool    // delivered, does not feed the data timeout

@@ -25,7 +25,7 @@ type account struct {
 	sequence int
 	subjects map[string]*ledger
 	shards   map[int][]arrival // in order of delivery
-	company  map[string]string // the keys of frames of several messages, by message
+	shared   map[message]bool  // those that came with others in a frame
 	gaps     []wsshard.Event[string]
 	reports  []*wsshard.SwitchoverReport
 	events   map[wsshard.EventKind]int
@@ -39,8 +39,14 @@ type ledger struct {
 	got       []bool       // by number-1
 	received  int
 	last      int
-	again     int // came twice, in frames of the same key
-	reframed  int // came twice, in frames of different keys
+	again     int // came twice
+	removed   int // came twice and was removed by the handler
+	keyed     int // of these, alone in its frame both times: the library should have dropped it
+}
+
+type message struct {
+	subject string
+	number  int
 }
 
 // arrival is a message that was delivered.
@@ -52,7 +58,7 @@ type arrival struct {
 func newAccount() *account {
 	return &account{
 		subjects: make(map[string]*ledger), shards: make(map[int][]arrival),
-		company: make(map[string]string), events: make(map[wsshard.EventKind]int),
+		shared: make(map[message]bool), events: make(map[wsshard.EventKind]int),
 	}
 }
 
@@ -99,18 +105,12 @@ func (a *account) receive(d Delivery) {
 		a.errs = append(a.errs, fmt.Sprintf("%q on %q was not published", head, d.Subject))
 		return
 	}
-	id := d.Subject + " " + d.Number()
-	if l.got[number-1] {
-		first, together := a.company[id]
-		if together && first == d.Key || !together && id == d.Key {
-			l.again++
-		} else {
-			l.reframed++
-		}
-		return
+	if d.Shared {
+		a.shared[message{d.Subject, number}] = true
 	}
-	if d.Key != id {
-		a.company[id] = d.Key
+	if l.got[number-1] {
+		l.again++
+		return
 	}
 	if number < l.last {
 		a.errs = append(a.errs, fmt.Sprintf("%s: number %d came after %d", d.Subject, number, l.last))
@@ -118,6 +118,22 @@ func (a *account) receive(d Delivery) {
 	l.got[number-1], l.last = true, max(l.last, number)
 	l.received++
 	a.shards[d.Shard] = append(a.shards[d.Shard], arrival{sequence, at})
+}
+
+// removed books what the handler kept back: it must have been delivered before.
+func (a *account) removed(d Delivery) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	number := d.Number()
+	l := a.subjects[d.Subject]
+	if l == nil || number < 1 || number > len(l.got) || !l.got[number-1] {
+		a.errs = append(a.errs, fmt.Sprintf("%s %d was taken for a repeat", d.Subject, number))
+		return
+	}
+	l.removed++
+	if !d.Shared && !a.shared[message{d.Subject, number}] {
+		l.keyed++
+	}
 }
 
 func (a *account) event(ev wsshard.Event[string]) {
@@ -149,14 +165,14 @@ func (a *account) delivered(shard int) int {
 type totals struct {
 	published, unsure, received int
 	inGap, missing              int // of what was published and did not come: inside a Gap, and not
-	again                       int // came twice, in frames of the same key
-	reframed                    int // came twice, in frames of different keys
+	again                       int // came twice to the application
+	removed, keyed              int // came twice to the handler; of these, with one key both times
 	together                    int // came with others in a frame
 }
 
 func (t totals) String() string {
-	return fmt.Sprintf("published %d, received %d, missing inside Gap events %d, missing outside them %d, duplicates with keys %d, framed differently %d (of %d that shared a frame), unsure %d",
-		t.published, t.received, t.inGap, t.missing, t.again, t.reframed, t.together, t.unsure)
+	return fmt.Sprintf("published %d, received %d, missing inside Gap events %d, missing outside them %d, duplicates %d, removed by the handler %d (%d with keys; %d shared a frame), unsure %d",
+		t.published, t.received, t.inGap, t.missing, t.again, t.removed, t.keyed, t.together, t.unsure)
 }
 
 // close adds up, when everything that can come has come.
@@ -167,12 +183,13 @@ func (a *account) close(t *testing.T, s *Subscriber) (sum totals) {
 	for _, err := range a.errs[:min(len(a.errs), 10)] {
 		t.Error(err)
 	}
-	sum.together = len(a.company)
+	sum.together = len(a.shared)
 	for subject, l := range a.subjects {
 		sum.published += len(l.sequences)
 		sum.received += l.received
 		sum.again += l.again
-		sum.reframed += l.reframed
+		sum.removed += l.removed
+		sum.keyed += l.keyed
 		shard, _ := s.Manager.SubscriptionShard(subject)
 		for i, got := range l.got {
 			switch {

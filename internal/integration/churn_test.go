@@ -127,7 +127,7 @@ func TestTheServerListsWhatIsDesired(t *testing.T) {
 			sum := book.close(t, s)
 			t.Logf("seed %d, killed %v, 2 restarts, %d Gap events: %v", seed, killed, len(book.gaps), sum)
 			t.Logf("subscriptions as the server lists them: equal to the desired set on each of %d shards", s.Manager.ShardCount())
-			if sum.missing != 0 || sum.again+sum.reframed != 0 {
+			if sum.missing != 0 || sum.again+sum.keyed != 0 {
 				t.Errorf("%v", sum)
 			}
 			if sum.received < sum.published/2 || len(killed) != len(kills) {

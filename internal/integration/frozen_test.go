@@ -10,7 +10,6 @@ import (
 	"io"
 	"os"
 	"os/exec"
-	"strconv"
 	"sync"
 	"syscall"
 	"testing"
@@ -63,7 +62,7 @@ func frozenClient(url string) error {
 			mu.Lock()
 			defer mu.Unlock()
 			st.Received++
-			st.Last[d.Subject], _ = strconv.Atoi(d.Number())
+			st.Last[d.Subject] = d.Number()
 		},
 		Observe: func(ev wsshard.Event[string]) {
 			mu.Lock()

@@ -25,8 +25,9 @@ type Subscriber struct {
 
 	opt Options
 
-	mu    sync.Mutex // protects following fields
-	conns map[connID]*conn
+	mu     sync.Mutex // protects following fields
+	conns  map[connID]*conn
+	latest map[int]latest // by shard
 }
 
 // Options of a Subscriber.
@@ -35,18 +36,17 @@ type Options struct {
 	Name    string // "name 7" is what the server calls the connection of shard 7
 	Config  wsshard.Config
 	Receive func(Delivery)               // in order for one shard, concurrent for several
+	Removed func(Delivery)               // instead of Receive, for what was received before; nil: none
 	Observe func(wsshard.Event[string])  // nil: none
 	Lost    func(shard int, cause error) // a connection has ended; nil: none
 }
 
-// Delivery is a message that was received, and the key of its frame. During a switchover the library drops the second of two
-// frames with one key. A server that packs the same messages into different frames on the two connections leaves twins:
-// they have the same subject and number, and different keys.
+// Delivery is a message that was received.
 type Delivery struct {
 	Msg
 	Shard      int
 	Generation uint64
-	Key        string
+	Shared     bool // its frame held others too
 }
 
 var (
@@ -62,7 +62,7 @@ var (
 
 // New returns a Subscriber that is not started: see its Manager.
 func New(opt Options) (*Subscriber, error) {
-	s := &Subscriber{opt: opt, conns: make(map[connID]*conn)}
+	s := &Subscriber{opt: opt, conns: make(map[connID]*conn), latest: make(map[int]latest)}
 	m, err := wsshard.New(s, opt.Config)
 	s.Manager = m
 	return s, err
@@ -171,8 +171,9 @@ func (s *Subscriber) Inspect(msg wsshard.Message, st wsshard.ConnectionState) (v
 	for _, m := range f.msgs {
 		v.Subs = append(v.Subs, m.SID)
 	}
-	f.key = keyOf(f.msgs)
-	v.Key = f.key
+	if len(f.msgs) == 1 {
+		v.Key = f.msgs[0].key()
+	}
 	if len(f.msgs) > 1 {
 		s.Several.Add(1)
 	}
@@ -187,11 +188,18 @@ func (s *Subscriber) Acknowledge(msg wsshard.Message, st wsshard.ConnectionState
 	return s.conn(st).acknowledge(msg.Value.(*frame))
 }
 
-// OnMessage hands out what the frame has completed.
+// OnMessage hands out what the frame has completed, less what was handed out before: see repeats.go.
 func (s *Subscriber) OnMessage(_ context.Context, msg wsshard.Message, st wsshard.ConnectionState) {
-	f := msg.Value.(*frame)
+	f, seen := msg.Value.(*frame), s.latestOf(st.ShardID)
 	for _, m := range f.msgs {
-		s.opt.Receive(Delivery{Msg: m, Shard: st.ShardID, Generation: st.Generation, Key: f.key})
+		d := Delivery{Msg: m, Shard: st.ShardID, Generation: st.Generation, Shared: len(f.msgs) > 1}
+		if seen.again(m) {
+			if s.opt.Removed != nil {
+				s.opt.Removed(d)
+			}
+			continue
+		}
+		s.opt.Receive(d)
 	}
 }
 

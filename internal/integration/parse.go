@@ -24,10 +24,14 @@ type Msg struct {
 	Payload []byte
 }
 
-// Number is what the payload begins with: here publishers number the messages of each subject, from 1.
-func (m Msg) Number() string {
-	number, _, _ := bytes.Cut(m.Payload, []byte(" "))
-	return string(number)
+// Number is what the payload begins with: here publishers number the messages of each subject, from 1. 0: it has none.
+func (m Msg) Number() int {
+	digits, _, _ := bytes.Cut(m.Payload, []byte(" "))
+	number, err := strconv.Atoi(string(digits))
+	if err != nil {
+		return 0
+	}
+	return number
 }
 
 // frame is what one WebSocket message completes.
@@ -38,22 +42,6 @@ type frame struct {
 	errs         []string // of -ERR
 
 	answered []question // requests of ours that its PONGs answer
-	key      string     // see keyOf
-}
-
-// keyOf names messages that came in one frame, all of them: subject and number each. What else was in the frame does not
-// matter: it belongs to its connection, and Inspect has looked at it.
-func keyOf(msgs []Msg) string {
-	var b strings.Builder
-	for i, m := range msgs {
-		if i > 0 {
-			b.WriteByte('|')
-		}
-		b.WriteString(m.Subject)
-		b.WriteByte(' ')
-		b.WriteString(m.Number())
-	}
-	return b.String()
 }
 
 // info is what we want to know of an INFO.

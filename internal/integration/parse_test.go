@@ -147,9 +147,10 @@ func TestVerdicts(t *testing.T) {
 		{"PING\r\nPING\r\n", `"PONG\r\nPONG\r\n" false "" [] true`},
 		{"INFO {\"ldm\":true}\r\n", `"" true "" [] true`},
 		{"INFO {}\r\n", `"" false "" [] true`},
-		{"MSG a.b a.* 4\r\n17 x\r\n", `"" false "a.b 17" [a.*] false`},
+		{"MSG a.b a.* 4\r\n17 x\r\n", `"" false "a.* a.b 17" [a.*] false`},
+		{"MSG a a 1\r\nx\r\n", `"" false "" [a] false`},
 		{"PING\r\nMSG a a 4\r\n17 x\r\n", `"PONG\r\n" false "a 17" [a] false`},
-		{"MSG a a 3\r\n1 x\r\nMSG b b 3\r\n1 x\r\n", `"" false "a 1|b 1" [a b] false`},
+		{"MSG a a 3\r\n1 x\r\nMSG b b 3\r\n1 x\r\n", `"" false "" [a b] false`},
 		{"MSG a a 300\r\n1 x", `"" false "" [] false`},
 	} {
 		v, _, _ := asker(t).hears(test.lines)

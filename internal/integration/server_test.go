@@ -200,7 +200,7 @@ func (n *natsServer) subscriber(book *account, cfg wsshard.Config, subjects ...s
 	if cfg.Connection.CircuitBreakerResetTimeout == 0 {
 		cfg.Connection.CircuitBreakerResetTimeout = 50 * time.Millisecond
 	}
-	s, err := New(Options{URL: n.url(), Name: "shard", Config: cfg, Receive: book.receive, Observe: book.event})
+	s, err := New(Options{URL: n.url(), Name: "shard", Config: cfg, Receive: book.receive, Removed: book.removed, Observe: book.event})
 	if err != nil {
 		n.t.Fatal(err)
 	}
