@@ -29,10 +29,16 @@ func (s spec) with(contender string) spec {
 
 var (
 	everybody = []string{"naive", "reuse", "gws", "coder", "gobwas", "wsshard", "wsshard-ll"}
-	wide      = []string{"reuse@16K", "gws@16K", "gobwas@16K", "wsshard@16K", "wsshard-ll@16K"}
+	wide      = []string{"reuse@16K", "reuse@64K", "gws@16K", "gobwas@16K", "wsshard@16K", "wsshard-ll@16K"}
 	patient   = []string{"naive", "gws", "coder", "wsshard", "wsshard@1K"}
 	dialling  = []string{"naive", "gws", "wsshard"}
 )
+
+// plan is everything.
+func plan() []testcase { return append(cases(), growth()...) }
+
+// center is the case that most of what is said refers to.
+const center = "saturated/256B/16"
 
 // cases are compared with one another, driver by driver. bars.go refers to them by name.
 func cases() []testcase {

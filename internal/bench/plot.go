@@ -47,7 +47,7 @@ func (m *measured) plot() string {
 	d.add(style)
 	d.add(`<rect width="%.0f" height="%.0f" rx="12" fill="#fff" stroke="#e2e8f0"/>`, plotWidth, plotHeight)
 	d.text(32, 44, "h", "A subscription manager that costs less than the loop you would have written")
-	d.text(32, 66, "s", fmt.Sprintf("medians of %d rounds on %s; lines reach from the lowest to the highest round", m.opt.rounds, machine()))
+	d.text(32, 66, "s", fmt.Sprintf("medians of %d rounds on %s; lines reach from the lowest to the highest round", len(m.of(center, "naive", "cpu")), m.Machine))
 	m.messages(d, 32, 104)
 	m.shares(d, 500, 104)
 	m.connections(d, 32, 420)

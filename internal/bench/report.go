@@ -10,7 +10,7 @@ import (
 func (m *measured) markdown() string {
 	var b strings.Builder
 	for _, c := range append(cases(), growth()...) {
-		rows := m.rows[c.name]
+		rows := m.Rounds[c.name]
 		if rows == nil {
 			continue
 		}
@@ -25,6 +25,11 @@ func (m *measured) markdown() string {
 			}
 			b.WriteString("\n")
 		}
+	}
+	for _, x := range bars() {
+		s := spreadOf(x.measure(m))
+		if s.String() == "not measured" { continue }
+		fmt.Fprintf(&b, "%v  %s: %s, limit %v\n", s.median <= x.limit, x.of, s, x.limit)
 	}
 	return b.String()
 }
