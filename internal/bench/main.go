@@ -69,11 +69,10 @@ func run(args []string) error {
 	if err := measureAll(opt, m, os.Stderr); err != nil {
 		return err
 	}
-	if opt.quick || opt.only != nil && !opt.keep {
+	if !opt.writes() {
 		fmt.Println(m.markdown())
-		return nil
 	}
-	return m.save(opt.out)
+	return nil
 }
 
 // options are the command line.
@@ -84,6 +83,9 @@ type options struct {
 	only   []string
 	out    string
 }
+
+// writes reports whether what comes out is kept, case by case.
+func (o options) writes() bool { return !o.quick && (o.keep || o.only == nil) }
 
 // wanted reports whether a case is asked for.
 func (o options) wanted(name string) bool {

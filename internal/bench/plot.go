@@ -69,6 +69,9 @@ func (m *measured) messages(d *drawing, x, y float64) {
 	const width, step = 372.0, 36.0
 	for i, name := range who {
 		s := cpu(name)
+		if !s.known() {
+			continue
+		}
 		top := y + 34 + float64(i)*step
 		d.text(x, top+9, class("s", name), labels[name])
 		d.add(`<rect x="%.0f" y="%.1f" width="%.1f" height="12" rx="2" fill="%s"/>`, x, top+14, width*s.median/scale, colours[name])
@@ -158,6 +161,9 @@ func (m *measured) connections(d *drawing, x, y float64) {
 		}
 		for k, who := range panel.who {
 			s := spreadOf(m.of(panel.name, who, panel.figure))
+			if !s.known() {
+				continue
+			}
 			top := y + 34 + float64(k)*38
 			const width = 180.0
 			d.text(px, top+9, class("s", who), strings.TrimSuffix(labels[who], " (gorilla ReadMessage)"))

@@ -46,6 +46,11 @@ func measureAll(opt options, m *measured, progress io.Writer) error {
 		}
 		m.Rounds[c.name] = rows
 		fmt.Fprintln(progress)
+		if opt.writes() {
+			if err := m.save(opt.out); err != nil {
+				return err
+			}
+		}
 	}
 	return nil
 }
@@ -60,7 +65,7 @@ func checkAll(opt options, progress io.Writer) error {
 	}
 	maps.DeleteFunc(all, func(_ string, wanted bool) bool { return !wanted })
 	for _, who := range slices.Sorted(maps.Keys(all)) {
-		for _, size := range []int{64, 256, 1024, 16384, 100_000} {
+		for _, size := range []int{64, 256, 16384, 100_000} {
 			for _, secure := range []bool{false, true} {
 				s := spec{Mode: "saturated", Size: size, Conns: 3, Messages: 300, Subs: 1, Check: true, TLS: secure}
 				if _, err := once(s.with(who)); err != nil {
