@@ -19,7 +19,7 @@ import (
 // spec is one measurement, for the server and for the client.
 type spec struct {
 	place
-	Mode     string  // saturated, paced, idle, storm, restore, memory, subscribe
+	Mode     string  // saturated, paced, idle, storm, restore, memory, subscribe, replay
 	Driver   string  // of drivers
 	Buffer   int     // read buffer, bytes
 	Size     int     // of a message, bytes
@@ -128,6 +128,24 @@ func costs() cost {
 	var m runtime.MemStats
 	runtime.ReadMemStats(&m)
 	return cost{time.Duration(u.Utime.Nano() + u.Stime.Nano()), m.Mallocs, m.TotalAlloc}
+}
+
+// stopwatch takes time and CPU.
+type stopwatch struct {
+	time.Time
+	cost
+}
+
+func watch() stopwatch { return stopwatch{time.Now(), costs()} }
+
+// over shares out what it took: ms of all, µs of each, µs of CPU of each.
+func (w stopwatch) over(n int) map[string]float64 {
+	took, cpu := time.Since(w.Time), costs().cpu-w.cost.cpu
+	return map[string]float64{
+		"ms":   float64(took) / 1e6,
+		"each": float64(took) / 1e3 / float64(n),
+		"cpu":  float64(cpu) / 1e3 / float64(n),
+	}
 }
 
 // rss is the resident memory in KiB, after all garbage was given back.

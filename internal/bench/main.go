@@ -1,12 +1,14 @@
 // Bench runs read loops and WebSocket libraries side by side with wsshard and compares what a message, a connection and a
 // reconnect cost. Inside this directory:
 //
-//	go run . [-rounds 9] [-quick] [-only saturated,idle]
+//	go run .                       all of it, about three quarters of an hour: writes RESULTS.md, results.svg, results.json
+//	go run . -only saturated,idle  some cases: prints what came out
+//	go run . -only idle -keep      the same, in place of what results.json has of them: writes all three
+//	go run . -quick                two short rounds of everything, to see that it works: prints
 //
 // The server and each client are processes of their own, so that CPU time, memory and allocations are the client's alone.
-// Every round runs all drivers in a new order; a figure is the median of the rounds' ratios, with the lowest and the
-// highest beside it. Before that every driver must deliver each message byte for byte. RESULTS.md and results.svg are
-// written by a full run.
+// Every round runs all drivers in a new order; a figure is the median of the rounds, a comparison the median of the rounds'
+// ratios, each with the lowest and the highest beside it. Before that every driver must deliver each message byte for byte.
 //
 // Files, each by its question:
 //   - plan.go: what is measured
@@ -15,8 +17,9 @@
 //   - client.go, modes.go: how is one driver measured
 //   - server.go, frames.go: who sends to it, and what
 //   - round.go: how are processes run and rounds ordered
+//   - results.go: what came out, and where
 //   - ratio.go: what do many rounds say
-//   - report.go, plot.go: how is it shown
+//   - report.go, tables.go, plot.go: how is it shown
 package main
 
 import (
@@ -24,7 +27,6 @@ import (
 	"flag"
 	"fmt"
 	"os"
-	"path/filepath"
 	"strings"
 )
 
@@ -46,8 +48,9 @@ func run(args []string) error {
 	flags := flag.NewFlagSet("bench", flag.ContinueOnError)
 	flags.IntVar(&opt.rounds, "rounds", 9, "rounds of each comparison")
 	flags.BoolVar(&opt.quick, "quick", false, "two short rounds, to see that all of it works; writes no files")
-	flags.StringVar(&only, "only", "", "cases whose name begins with one of these, separated by commas; writes no files")
-	flags.StringVar(&opt.out, "out", ".", "where RESULTS.md and results.svg go")
+	flags.StringVar(&only, "only", "", "cases whose name begins with one of these, separated by commas; writes no files without -keep")
+	flags.BoolVar(&opt.keep, "keep", false, "put the cases that -only names in place of what results.json has of them")
+	flags.StringVar(&opt.out, "out", ".", "where results.json, RESULTS.md and results.svg are")
 	if err := flags.Parse(args); err != nil {
 		return err
 	}
@@ -57,28 +60,32 @@ func run(args []string) error {
 	if opt.quick {
 		opt.rounds = min(opt.rounds, 2)
 	}
-	m, err := measureAll(opt, os.Stderr)
-	if err != nil {
+	m := newMeasured()
+	if opt.keep {
+		if err := m.load(opt.out); err != nil {
+			return err
+		}
+	}
+	if err := measureAll(opt, m, os.Stderr); err != nil {
 		return err
 	}
-	report := m.markdown()
-	if opt.quick || opt.only != nil {
-		fmt.Println(report)
-		return nil
+	if !opt.writes() {
+		fmt.Println(m.markdown())
 	}
-	if err := os.WriteFile(filepath.Join(opt.out, "RESULTS.md"), []byte(report), 0o644); err != nil {
-		return err
-	}
-	return os.WriteFile(filepath.Join(opt.out, "results.svg"), []byte(m.plot()), 0o644)
+	return nil
 }
 
 // options are the command line.
 type options struct {
 	rounds int
 	quick  bool
+	keep   bool
 	only   []string
 	out    string
 }
+
+// writes reports whether what comes out is kept, case by case.
+func (o options) writes() bool { return !o.quick && (o.keep || o.only == nil) }
 
 // wanted reports whether a case is asked for.
 func (o options) wanted(name string) bool {

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"runtime"
 	"slices"
 	"time"
@@ -17,6 +18,7 @@ var modes = map[string]func(*job) (map[string]float64, error){
 	"restore":   restore,
 	"memory":    memory,
 	"subscribe": subscribe,
+	"replay":    replay,
 }
 
 // stream takes all messages of all connections, however they are sent.
@@ -82,20 +84,20 @@ func idle(j *job) (map[string]float64, error) {
 
 // storm opens everything at once.
 //
-//	ms: until each connection has delivered its first message
+//	ms: until each connection has delivered its first message; each: µs a connection; cpu: µs of it a connection
 func storm(j *job) (map[string]float64, error) {
 	first := j.await(1)
-	begin := time.Now()
+	begin := watch()
 	if err := j.open(); err != nil {
 		return nil, err
 	}
 	first.Wait()
-	return map[string]float64{"ms": ms(begin), "each": ms(begin) * 1e3 / float64(j.Conns)}, nil
+	return begin.over(j.Conns), nil
 }
 
 // restore loses everything at once.
 //
-//	ms: until each new connection has delivered its first message; each: µs a connection
+//	ms: until each new connection has delivered its first message; each: µs a connection; cpu: µs of it a connection
 func restore(j *job) (map[string]float64, error) {
 	first, second := j.await(1), j.await(2)
 	if err := j.open(); err != nil {
@@ -103,26 +105,25 @@ func restore(j *job) (map[string]float64, error) {
 	}
 	first.Wait()
 	time.Sleep(300 * time.Millisecond)
-	begin := time.Now()
+	begin := watch()
 	if err := j.order("reset"); err != nil {
 		return nil, err
 	}
 	second.Wait()
-	return map[string]float64{"ms": ms(begin), "each": ms(begin) * 1e3 / float64(j.Conns)}, nil
+	return begin.over(j.Conns), nil
 }
-
-func ms(since time.Time) float64 { return float64(time.Since(since)) / 1e6 }
 
 // memory asks for the live heap of connections with their topics. The topics' own bytes were there before.
 //
-//	heap: bytes a connection
+//	heap: bytes a connection; sub: bytes a topic, if there are many on each
 func memory(j *job) (map[string]float64, error) {
 	before := heap()
 	if err := j.open(); err != nil {
 		return nil, err
 	}
 	time.Sleep(2500 * time.Millisecond) // until nothing waits for proof any more
-	return map[string]float64{"heap": float64(heap()-before) / float64(j.Conns)}, nil
+	took := float64(heap() - before)
+	return map[string]float64{"heap": took / float64(j.Conns), "sub": took / float64(len(j.topics))}, nil
 }
 
 func heap() uint64 {
@@ -135,16 +136,40 @@ func heap() uint64 {
 
 // subscribe does the bookkeeping of one call, without any connection.
 //
-//	topic: ns a topic
+//	ms: all of it; each: µs a topic; cpu: µs of it a topic, collecting garbage included
 func subscribe(j *job) (map[string]float64, error) {
 	m, err := newManager(j, false)
 	if err != nil {
 		return nil, err
 	}
 	runtime.GC()
-	begin := time.Now()
+	begin := watch()
 	if _, err := m.Subscribe(j.topics...); err != nil {
 		return nil, err
 	}
-	return map[string]float64{"topic": ms(begin) * 1e6 / float64(len(j.topics))}, nil
+	return begin.over(len(j.topics)), nil
+}
+
+// replay loses a connection that has many topics.
+//
+//	ms: until all of them are written again; each: µs a topic; cpu: µs of it a topic
+func replay(j *job) (map[string]float64, error) {
+	m, err := newManager(j, false)
+	if err != nil {
+		return nil, err
+	}
+	if err := keepUp(j, m); err != nil {
+		return nil, err
+	}
+	begin := watch()
+	if err := j.order("reset"); err != nil {
+		return nil, err
+	}
+	for m.Metrics().Reconnections < uint64(j.Conns) {
+		time.Sleep(time.Millisecond)
+	}
+	if err := m.Sync(context.Background()); err != nil {
+		return nil, err
+	}
+	return begin.over(len(j.topics)), nil
 }

@@ -29,10 +29,17 @@ func (s spec) with(contender string) spec {
 
 var (
 	everybody = []string{"naive", "reuse", "gws", "coder", "gobwas", "wsshard", "wsshard-ll"}
-	wide      = []string{"reuse@16K", "gws@16K", "gobwas@16K", "wsshard@16K", "wsshard-ll@16K"}
+	wide      = []string{"reuse@16K", "reuse@64K", "gws@16K", "gobwas@16K", "wsshard@16K", "wsshard-ll@16K"}
 	patient   = []string{"naive", "gws", "coder", "wsshard", "wsshard@1K"}
+	pacing    = []string{"naive", "gws", "coder", "wsshard", "wsshard-ll"}
 	dialling  = []string{"naive", "gws", "wsshard"}
 )
+
+// plan is everything.
+func plan() []testcase { return append(cases(), growth()...) }
+
+// center is the case that most of what is said refers to.
+const center = "saturated/256B/16"
 
 // cases are compared with one another, driver by driver. bars.go refers to them by name.
 func cases() []testcase {
@@ -46,18 +53,18 @@ func cases() []testcase {
 		return testcase{name, title, s, everybody}
 	}
 	list := []testcase{
-		saturated("256 B, 16 connections", 256, 16, 2_000_000, nil),
-		saturated("64 B", 64, 16, 3_000_000, nil),
-		saturated("1 KiB", 1024, 16, 1_000_000, nil),
-		saturated("16 KiB", 16384, 16, 96_000, nil),
-		saturated("1 connection", 256, 1, 1_500_000, nil),
-		saturated("500 connections", 256, 500, 2_000_000, nil),
-		saturated("TLS", 256, 16, 1_500_000, func(s *spec) { s.TLS = true }),
-		saturated("one frame a write", 256, 16, 320_000, func(s *spec) { s.Batch = 1 }),
-		saturated("64 MiB of other heap", 256, 16, 2_000_000, func(s *spec) { s.Ballast = 64 }),
-		{"paced", "100 connections, 200 messages/s each", spec{Mode: "paced", Size: 256, Conns: 100, Rate: 200, Messages: 800, Subs: 1}, everybody},
-		{"bursts", "the same in bursts of 16", spec{Mode: "paced", Size: 256, Conns: 100, Rate: 200, Messages: 800, Batch: 16, Subs: 1}, everybody},
-		{"idle", "2,000 connections, idle", spec{Mode: "idle", Size: 256, Conns: 2000, Subs: 4, PerSub: 32, Seconds: 3}, patient},
+		saturated("256 B, 16 connections", 256, 16, 1_000_000, nil),
+		saturated("64 B", 64, 16, 1_500_000, nil),
+		saturated("1 KiB", 1024, 16, 500_000, nil),
+		saturated("16 KiB", 16384, 16, 64_000, nil),
+		saturated("1 connection", 256, 1, 800_000, nil),
+		saturated("500 connections", 256, 500, 1_000_000, nil),
+		saturated("TLS", 256, 16, 800_000, func(s *spec) { s.TLS = true }),
+		saturated("one frame a write", 256, 16, 160_000, func(s *spec) { s.Batch = 1 }),
+		saturated("64 MiB of other heap", 256, 16, 1_000_000, func(s *spec) { s.Ballast = 64 }),
+		{"paced", "100 × 200 messages/s", spec{Mode: "paced", Size: 256, Conns: 100, Rate: 200, Messages: 400, Subs: 1}, pacing},
+		{"bursts", "100 × 200 messages/s in bursts of 16", spec{Mode: "paced", Size: 256, Conns: 100, Rate: 200, Messages: 400, Batch: 16, Subs: 1}, pacing},
+		{"idle", "2,000 connections, idle", spec{Mode: "idle", Size: 256, Conns: 2000, Subs: 4, PerSub: 32, Seconds: 1}, patient},
 		{"storm", "open 1,000", spec{Mode: "storm", Size: 256, Conns: 1000, Subs: 1, PerSub: 1}, dialling},
 		{"storm/TLS", "open 1,000, TLS", spec{Mode: "storm", Size: 256, Conns: 1000, Subs: 1, PerSub: 1, TLS: true}, dialling},
 		{"restore", "restore 1,000", spec{Mode: "restore", Size: 256, Conns: 1000, Subs: 1, PerSub: 1}, dialling},
@@ -96,6 +103,7 @@ func growth() []testcase {
 		topics(10_000), topics(100_000), topics(1_000_000),
 		{"growth/subscribe/one", "a subscription, 100000 of them on one shard", spec{Mode: "subscribe", Conns: 1, Subs: 100_000}, us},
 		{"growth/memory/one", "memory of 100000 subscriptions on one live shard", spec{Mode: "memory", Conns: 1, Subs: 100_000}, us},
+		{"growth/replay/one", "restoring 100000 subscriptions on one shard", spec{Mode: "replay", Conns: 1, Subs: 100_000}, us},
 		idle(100), idle(1000), idle(4000),
 		resets(100), resets(1000), resets(5000),
 	}

@@ -47,7 +47,7 @@ func (m *measured) plot() string {
 	d.add(style)
 	d.add(`<rect width="%.0f" height="%.0f" rx="12" fill="#fff" stroke="#e2e8f0"/>`, plotWidth, plotHeight)
 	d.text(32, 44, "h", "A subscription manager that costs less than the loop you would have written")
-	d.text(32, 66, "s", fmt.Sprintf("medians of %d rounds on %s; lines reach from the lowest to the highest round", m.opt.rounds, machine()))
+	d.text(32, 66, "s", fmt.Sprintf("medians of %d rounds on %s; lines reach from the lowest to the highest round", len(m.of(center, "naive", "cpu")), m.Machine))
 	m.messages(d, 32, 104)
 	m.shares(d, 500, 104)
 	m.connections(d, 32, 420)
@@ -69,6 +69,9 @@ func (m *measured) messages(d *drawing, x, y float64) {
 	const width, step = 372.0, 36.0
 	for i, name := range who {
 		s := cpu(name)
+		if !s.known() {
+			continue
+		}
 		top := y + 34 + float64(i)*step
 		d.text(x, top+9, class("s", name), labels[name])
 		d.add(`<rect x="%.0f" y="%.1f" width="%.1f" height="12" rx="2" fill="%s"/>`, x, top+14, width*s.median/scale, colours[name])
@@ -158,6 +161,9 @@ func (m *measured) connections(d *drawing, x, y float64) {
 		}
 		for k, who := range panel.who {
 			s := spreadOf(m.of(panel.name, who, panel.figure))
+			if !s.known() {
+				continue
+			}
 			top := y + 34 + float64(k)*38
 			const width = 180.0
 			d.text(px, top+9, class("s", who), strings.TrimSuffix(labels[who], " (gorilla ReadMessage)"))

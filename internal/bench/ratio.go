@@ -33,20 +33,34 @@ func paired(a, b []float64) []float64 {
 	return ratios
 }
 
+// known: there was something to take the median of.
+func (s spread) known() bool { return !math.IsNaN(s.median) }
+
+// times converts to another unit.
+func (s spread) times(f float64) spread { return spread{s.median * f, s.low * f, s.high * f} }
+
 func (s spread) String() string {
-	if math.IsNaN(s.median) {
+	if !s.known() {
 		return "not measured"
 	}
 	return fmt.Sprintf("%s (%s–%s)", digits(s.median), digits(s.low), digits(s.high))
 }
 
-// digits prints three of them.
+// digits prints three of them, or all before the point.
 func digits(v float64) string {
 	switch a := math.Abs(v); {
-	case a >= 100:
-		return fmt.Sprintf("%.0f", v)
-	case a >= 10:
+	case a >= 99.95:
+		return thousands(fmt.Sprintf("%.0f", v))
+	case a >= 9.995:
 		return fmt.Sprintf("%.1f", v)
 	}
 	return fmt.Sprintf("%.2f", v)
+}
+
+// thousands parts long whole numbers.
+func thousands(s string) string {
+	for i := len(s) - 3; i > 0 && s[i-1] != '-'; i -= 3 {
+		s = s[:i] + "," + s[i:]
+	}
+	return s
 }

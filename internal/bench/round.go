@@ -19,53 +19,53 @@ import (
 // patience is how long one client may take.
 const patience = 2 * time.Minute
 
-// measured is everything that came out: by case and contender the rounds of each figure.
-type measured struct {
-	opt   options
-	began time.Time
-	took  time.Duration
-	rows  map[string]map[string]map[string][]float64
-}
-
-// measureAll runs the whole plan.
-func measureAll(opt options, progress io.Writer) (*measured, error) {
-	m := &measured{opt: opt, began: time.Now(), rows: make(map[string]map[string]map[string][]float64)}
+// measureAll runs what is wanted of the plan.
+func measureAll(opt options, m *measured, progress io.Writer) error {
+	began := time.Now()
 	if err := checkAll(opt, progress); err != nil {
-		return nil, err
+		return err
 	}
-	list := append(cases(), growth()...)
-	for i, c := range list {
-		if !opt.wanted(c.name) {
-			continue
+	var list []testcase
+	for _, c := range plan() {
+		if opt.wanted(c.name) {
+			list = append(list, c)
 		}
+	}
+	for i, c := range list {
 		rounds := opt.rounds
 		if strings.HasPrefix(c.name, "growth/") {
-			rounds = min(rounds, 3)
+			rounds = min(rounds, 5)
 		}
 		if opt.quick {
 			c = c.quickly()
 		}
-		fmt.Fprintf(progress, "%2d/%d  %s  %s", i+1, len(list), time.Since(m.began).Round(time.Second), c.title)
-		if err := m.compare(c, rounds, progress); err != nil {
-			return nil, err
+		fmt.Fprintf(progress, "%2d/%d  %4s  %s ", i+1, len(list), time.Since(began).Round(time.Second), c.name)
+		rows, err := compare(c, rounds, progress)
+		if err != nil {
+			return err
 		}
+		m.Rounds[c.name] = rows
 		fmt.Fprintln(progress)
+		if opt.writes() {
+			if err := m.save(opt.out); err != nil {
+				return err
+			}
+		}
 	}
-	m.took = time.Since(m.began)
-	return m, nil
+	return nil
 }
 
 // checkAll has every contender deliver byte for byte, plain and with TLS, small and large.
 func checkAll(opt options, progress io.Writer) error {
 	all := make(map[string]bool)
-	for _, c := range append(cases(), growth()...) {
+	for _, c := range plan() {
 		for _, who := range c.contenders {
 			all[who] = opt.wanted(c.name) || all[who]
 		}
 	}
 	maps.DeleteFunc(all, func(_ string, wanted bool) bool { return !wanted })
 	for _, who := range slices.Sorted(maps.Keys(all)) {
-		for _, size := range []int{64, 256, 1024, 16384, 100_000} {
+		for _, size := range []int{64, 256, 16384, 100_000} {
 			for _, secure := range []bool{false, true} {
 				s := spec{Mode: "saturated", Size: size, Conns: 3, Messages: 300, Subs: 1, Check: true, TLS: secure}
 				if _, err := once(s.with(who)); err != nil {
@@ -79,8 +79,8 @@ func checkAll(opt options, progress io.Writer) error {
 }
 
 // compare runs rounds of one case, each with all contenders in a new order.
-func (m *measured) compare(c testcase, rounds int, progress io.Writer) error {
-	rows := make(map[string]map[string][]float64)
+func compare(c testcase, rounds int, progress io.Writer) (figures, error) {
+	rows := make(figures)
 	for _, who := range c.contenders {
 		rows[who] = make(map[string][]float64)
 	}
@@ -89,7 +89,7 @@ func (m *measured) compare(c testcase, rounds int, progress io.Writer) error {
 			who := c.contenders[i]
 			res, err := once(c.spec.with(who))
 			if err != nil {
-				return fmt.Errorf("%s, %s: %w", c.name, who, err)
+				return nil, fmt.Errorf("%s, %s: %w", c.name, who, err)
 			}
 			for figure, v := range res.Figures {
 				rows[who][figure] = append(rows[who][figure], v)
@@ -97,8 +97,7 @@ func (m *measured) compare(c testcase, rounds int, progress io.Writer) error {
 		}
 		fmt.Fprint(progress, ".")
 	}
-	m.rows[c.name] = rows
-	return nil
+	return rows, nil
 }
 
 // once runs one server and one client.

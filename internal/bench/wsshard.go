@@ -34,11 +34,13 @@ func newManager(j *job, lowLatency bool) (*wsshard.ShardManager[string], error) 
 			ReadBufferSize:     j.Buffer,
 			MaxConcurrentDials: maxDials,
 		},
-		Subscribe: wsshard.SubscribeConfig{MaxPerMessage: 1}, // as the others do
-		Backoff:   wsshard.BackoffConfig{InitialDelay: time.Millisecond},
+		Backoff: wsshard.BackoffConfig{InitialDelay: time.Millisecond},
 	}
 	if j.Mode == "idle" || j.Mode == "memory" {
 		cfg.Health = wsshard.HealthConfig{PingInterval: -1, DataTimeout: -1}
+	}
+	if j.Mode != "memory" && j.Mode != "replay" {
+		cfg.Subscribe.MaxPerMessage = 1 // as the others do
 	}
 	return wsshard.New(&handler{j}, cfg)
 }
@@ -48,6 +50,11 @@ func runWsshard(j *job, lowLatency bool) error {
 	if err != nil {
 		return err
 	}
+	return keepUp(j, m)
+}
+
+// keepUp subscribes and connects.
+func keepUp(j *job, m *wsshard.ShardManager[string]) error {
 	if _, err := m.Subscribe(j.topics...); err != nil {
 		return err
 	}

@@ -10,8 +10,8 @@ import (
 // readAhead is how much is read from a socket at a time.
 const readAhead = 64 << 10
 
-// smallBuffer is what a reader needs that an ahead serves: room for a frame's header and for a control frame.
-const smallBuffer = 512
+// smallBuffer is what a reader needs that an ahead serves: a few small messages at a time.
+const smallBuffer = 1024
 
 // aheadBuffers are shared by all connections.
 var aheadBuffers = sync.Pool{New: func() any { return new([readAhead]byte) }}
