@@ -166,9 +166,10 @@ func (c *session[S]) read() {
 	err := c.readLoop()
 	c.callback = ""
 	var ce *CloseError
-	closed := errors.Is(err, io.ErrUnexpectedEOF) || errors.As(err, &ce) && !ce.Local
+	signs := c.conn.Signs()
+	closed := errors.Is(err, io.ErrUnexpectedEOF) && !signs.Begun || errors.As(err, &ce) && !ce.Local
 	c.complete.Store(closed && c.unread.Load() == 0)
-	if signs := c.conn.Signs(); !signs.Current {
+	if !signs.Current {
 		c.leaveUnread(signs.Idle)
 	}
 	c.end(err)

@@ -236,7 +236,7 @@ func (ch *change[S]) succeeded() *session[S] {
 	s.log.Info("switched over", "gen", ch.next.st.Generation, "trigger", ch.report.Trigger, "proof", ch.report.Proof)
 	s.emit(Event[S]{Kind: EventSwitchoverDone, Generation: ch.next.st.Generation, Switchover: ch.reported()})
 	mv.end(nil)
-	if ch.next.warned.Load() {
+	if ch.next.warned.Swap(false) {
 		s.notice(ch.next)
 	}
 	return ch.next

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/seed-829c304d/wsshard"
+	"github.com/seed-829c304d/wsshard/internal/wstest"
 )
 
 // TestGapEndsWithTheLastProof: where the old connection is lost during the overlap, what it carried is missed until all of
@@ -46,4 +47,37 @@ func TestGapEndsWithTheLastProof(t *testing.T) {
 
 func connectGreeting(context.Context, wsshard.ConnectionState) ([]wsshard.Message, error) {
 	return []wsshard.Message{wsshard.Text("hello")}, nil
+}
+
+// TestGapOfTruncatedDrain: an old connection that breaks off in the middle of a message did not deliver all it had.
+func TestGapOfTruncatedDrain(t *testing.T) {
+	for name, part := range map[string][]byte{
+		"header":          {0x81},
+		"payload":         {0x81, 4, 'a', ':'},
+		"first fragment":  {0x01, 3, 'a', ':', '1'},
+		"nothing":         {},
+		"a whole message": {0x81, 3, 'a', ':', '1'},
+		"part of a ping":  {0x89, 3, 'x'},
+	} {
+		t.Run(name, func(t *testing.T) {
+			bubble(t, noJitter(), withTagAcks, func(w *world) {
+				w.topics.Ack(true)
+				w.srv.OnOpen(func(p *wstest.Peer) {
+					if p.Index() == 0 {
+						p.Conn().SetCloseHandler(func(int, string) error {
+							p.Net().Write(part)
+							p.Kill()
+							return nil
+						})
+					}
+				})
+				w.start("a")
+				w.hot(0).want(t, nil, linger)
+				gaps := len(w.app.takeEvents(wsshard.EventGap))
+				if want := name != "nothing" && name != "a whole message"; gaps == 1 != want {
+					t.Errorf("%d gaps, want one: %v", gaps, want)
+				}
+			})
+		})
+	}
 }

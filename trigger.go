@@ -147,9 +147,9 @@ func (s *shard[S]) replaceSilent(c *session[S], cause error) bool {
 // notice takes a server's word that c is about to be closed. Where it is heard again on the connection that it brought, that
 // is no news for a minute.
 func (s *shard[S]) notice(c *session[S]) {
+	c.warned.Store(true)
 	switch {
-	case s.live.Load() != c:
-		c.warned.Store(true) // if it comes to deliver, see succeeded
+	case s.live.Load() != c || !c.warned.Swap(false): // if it comes to deliver, or has just come to, succeeded takes it from there
 	case s.noticed.Load() == c.st.Generation && time.Since(c.opened) < noticeTwice:
 	case s.m.cfg.DisableHotSwitchover:
 		s.noticed.Store(c.st.Generation + 1)
