@@ -80,6 +80,7 @@ type simTotals struct{ Published, Delivered, Missing, Twice, Disordered, Switcho
 type sim struct {
 	t     *testing.T
 	mode  simMode
+	acks  bool
 	named bool       // Verdict.Subs
 	rnd   *rand.Rand // of the goroutine that runs the script; hooks have their own
 	net   *wstest.Net
@@ -178,7 +179,8 @@ func newSim(t *testing.T, seed uint64, mode simMode) *sim {
 		s.topics = append(s.topics, &simTopic{name: fmt.Sprintf("t%03d", i), mean: mean})
 	}
 	var h wsshard.Handler[string] = s
-	if s.named = mode.acks || seed%2 == 0; mode.acks || mode.faults && s.named {
+	s.acks = mode.acks || mode.faults && seed%2 == 0
+	if s.named = s.acks || seed%2 == 0; s.acks {
 		h = simAcks{s}
 	}
 	var err error
@@ -427,6 +429,9 @@ func (s *sim) churn(names []string, done chan struct{}) {
 func (s *sim) strike() {
 	kind := []string{"kill", "reset", "close", "blackhole", "stall"}[s.rnd.IntN(5)]
 	which, at, long := s.rnd.IntN(3), s.upTo(3*time.Second), s.upTo(3*time.Second)
+	if kind == "stall" && !s.acks { // else a request is not honoured within Settle
+		which = 0
+	}
 	time.AfterFunc(at, func() {
 		live := s.srv.Live()
 		switch {
