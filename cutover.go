@@ -26,8 +26,8 @@ type milestone struct {
 	requests int64  // that next had written by then
 }
 
-// patience is for how many times Linger a set that keeps changing is waited for.
-const patience = 4
+// patience is how long a set that keeps changing is waited for, and then the proof by keys.
+func (ch *change[S]) patience() time.Duration { return 4 * max(0, ch.s.m.cfg.Switchover.Linger) }
 
 // decide looks at both connections. cut means that cur is to be retired now.
 func (ch *change[S]) decide(silent bool) (cut bool, err error) {
@@ -47,10 +47,11 @@ func (ch *change[S]) decide(silent bool) (cut bool, err error) {
 	}
 	met, used := ch.relay.overlapped()
 	lingered := ready && now.Sub(ch.readyAt) >= cfg.Linger
+	enough := lingered && (met || ch.unmatched(now))
 	full := ch.relay.isFull()
 	deadline, timed := ch.deadline()
 	late := timed && !now.Before(deadline) && !ch.next.proof.repeats(ch.next.claimTime(now))
-	if ready && (silent || full || late || lingered && met) {
+	if ready && (silent || full || late || enough) {
 		// Between this look and the end of cur's writing a Subscribe could reach cur alone. So cur stops writing first,
 		// and readiness is asked again.
 		if !silent {
@@ -83,6 +84,9 @@ func (ch *change[S]) decide(silent bool) (cut bool, err error) {
 	}
 	ch.lookAt(now, deadline)
 	ch.lookAt(now, ch.readyAt.Add(cfg.Linger))
+	if !ch.stillAt.IsZero() {
+		ch.lookAt(now, ch.readyAt.Add(ch.patience()))
+	}
 	return false, nil
 }
 
@@ -121,9 +125,14 @@ func (ch *change[S]) restless(now time.Time, pause, late bool) bool {
 		}
 		ch.goalAt = now
 	}
-	over := ch.goalAt.Add(patience * max(0, ch.s.m.cfg.Switchover.Linger))
+	over := ch.goalAt.Add(ch.patience())
 	ch.lookAt(now, over)
 	return late || !now.Before(over)
+}
+
+// unmatched reports whether the proof by keys is given up: next brings topics that cur, which is kept still, never will.
+func (ch *change[S]) unmatched(now time.Time) bool {
+	return !ch.stillAt.IsZero() && now.Sub(ch.readyAt) >= ch.patience()
 }
 
 // ready reports whether next seems to carry what cur carries, and to have proven it; and since when. It is asked often, and

@@ -92,6 +92,7 @@ func (ch *change[S]) prepare(ctx context.Context) error {
 		case <-curGone:
 			curGone, ch.lost = nil, true
 			s.down(cur)
+			s.enter(ShardConnecting)
 			ch.haste.raise(urgent)
 		case <-nextGone:
 			return context.Cause(ch.next.ctx)

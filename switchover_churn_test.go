@@ -17,7 +17,7 @@ func TestSwitchoverUnderChurn(t *testing.T) {
 			t.Run(fmt.Sprint(name, ", every ", every), func(t *testing.T) {
 				bubble(t, noJitter(), handler, func(w *world) {
 					w.topics.Ack(true)
-					w.net.SetLatency(20 * time.Millisecond)
+					w.net.SetLatency(200 * time.Millisecond)
 					w.start(numbered(5)...)
 					after(time.Second)
 					stop, gone := make(chan struct{}), make(chan struct{})
@@ -33,6 +33,9 @@ func TestSwitchoverUnderChurn(t *testing.T) {
 							w.m.Unsubscribe(fmt.Sprintf("x%d", (i+25)%50))
 							for _, p := range w.srv.Live() {
 								p.Send("live")
+							}
+							for topic := range w.topics.All() {
+								w.topics.Publish(topic, fmt.Sprint("k", i))
 							}
 						}
 					}()
