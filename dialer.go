@@ -23,7 +23,7 @@ import (
 
 // This file answers: how is a connection to the server opened?
 
-// maxHead is how many bytes an answer's head may have, a server's or a proxy's.
+// maxHead is what an answer's head may cost, a server's or a proxy's: its bytes, and more for each line.
 const maxHead = 64 << 10
 
 // dialer opens connections for all shards of a manager.
