@@ -199,19 +199,20 @@ type headReader struct {
 }
 
 func (r *headReader) Read(p []byte) (int, error) {
+	n := 0
 	if r.left == 0 {
-		return 0, wsconn.ErrHead
+		r.err = wsconn.ErrHead
+	} else {
+		n, r.err = r.conn.Read(p[:min(len(p), r.left)])
+		r.left = max(0, r.left-wsconn.HeadCost(p[:n]))
 	}
-	n, err := r.conn.Read(p[:min(len(p), r.left)])
-	r.left = max(0, r.left-wsconn.HeadCost(p[:n]))
-	r.err = err
-	return n, err
+	return n, r.err
 }
 
 // connectError keeps errors of the network, and drops what quotes the proxy.
 func connectError(head *headReader, err error) error {
 	switch {
-	case errors.Is(err, wsconn.ErrHead):
+	case head.err == wsconn.ErrHead:
 		return errors.New("the proxy's answer is too long")
 	case head.err == io.EOF:
 		return io.ErrUnexpectedEOF
