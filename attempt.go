@@ -111,7 +111,7 @@ func (o *opening[S]) dial(ctx context.Context) (ws *websocket.Conn, tap *wsconn.
 		if err != nil {
 			return err
 		}
-		panicked := o.m.guard("NetDialContext or TLSConfig", func() {
+		panicked := o.m.guard("dial, NetDialContext or TLSConfig", func() {
 			ws, tap, err = o.m.dialer.dial(ctx, u, header, o.st.ShardID)
 			host = judgeHost(err)
 		}, nil)

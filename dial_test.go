@@ -5,12 +5,15 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
+	"runtime"
 	"strings"
 	"sync"
 	"syscall"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/seed-829c304d/wsshard"
@@ -188,6 +191,53 @@ func TestDialFuncWithoutResult(t *testing.T) {
 			t.Errorf("failed with %v", errs)
 		}
 	})
+}
+
+// brokenConn does something else than to read.
+type brokenConn struct {
+	net.Conn
+	do func()
+}
+
+func (c brokenConn) Read([]byte) (int, error) { c.do(); return 0, io.EOF }
+
+// A panic anywhere below a handshake costs the attempt, and neither process nor socket: it is said to be what it is.
+func TestHandshakeThatPanics(t *testing.T) {
+	for _, via := range []string{"", "http://proxy", "socks5://proxy"} {
+		for name, do := range map[string]func(){"panic": func() { panic("read") }, "Goexit": runtime.Goexit} {
+			s := &stepper{}
+			cfg := one(wsshard.ConnectionConfig{MaxConcurrentDials: 1, Proxy: via})
+			var dial func(context.Context, string, string) (net.Conn, error)
+			times := 3
+			cfg.Connection.NetDialContext = func(ctx context.Context, network, addr string) (net.Conn, error) {
+				conn, err := dial(ctx, network, addr)
+				if times--; times >= 0 {
+					conn = brokenConn{conn, do}
+				}
+				return conn, err
+			}
+			bubble(t, cfg, s.with, func(w *world) {
+				dial = w.net.DialContext
+				p := &proxyServer{dial: func(addr string) (net.Conn, error) { return dial(context.Background(), "tcp", addr) }}
+				w.listenProxy("http", p.connect)
+				w.listenProxy("socks5", p.socks5)
+				w.start("a")
+				errs, _ := s.failures()
+				var pe *wsshard.PanicError
+				if len(errs) != 3 || !errors.As(errs[0], &pe) || name == "panic" && !strings.Contains(string(pe.Stack), "brokenConn") {
+					t.Errorf("%s, %s: failed with %v", via, name, errs)
+				}
+				if m := w.m.Metrics(); m.HandlerPanics != 3 || m.CircuitBreakerTrips != 0 {
+					t.Errorf("%s, %s: %d panics are counted", via, name, m.HandlerPanics)
+				}
+				w.m.Stop(context.Background())
+				synctest.Wait()
+				if n := w.net.Open(); n != 0 {
+					t.Errorf("%s, %s: %d sockets are open", via, name, n)
+				}
+			})
+		}
+	}
 }
 
 // What the environment says of proxies is not asked.

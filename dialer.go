@@ -23,7 +23,7 @@ import (
 
 // This file answers: how is a connection to the server opened?
 
-// maxHead is how many bytes an answer's head may have, a server's or a proxy's.
+// maxHead is what an answer's head may cost, a server's or a proxy's: its bytes, and more for each line.
 const maxHead = 64 << 10
 
 // dialer opens connections for all shards of a manager.
@@ -98,7 +98,8 @@ func (d *dialer) header(computed http.Header) (http.Header, error) {
 	return h, nil
 }
 
-// dial opens a WebSocket connection to u. ctx ends every step at once; it must have a deadline.
+// dial opens a WebSocket connection to u. ctx ends every step at once; it must have a deadline. A panic below it, the
+// library's own on what a peer said or one of the application's parts, leaves no socket; the caller recovers.
 func (d *dialer) dial(ctx context.Context, u *url.URL, header http.Header, shard int) (ws *websocket.Conn, tap *wsconn.Tap, err error) {
 	conn, err := d.reach(ctx, hostPort(u), shard)
 	if err != nil {
@@ -109,7 +110,7 @@ func (d *dialer) dial(ctx context.Context, u *url.URL, header http.Header, shard
 		if !stop() && err == nil {
 			err = context.Cause(ctx)
 		}
-		if err != nil || ws == nil { // without an error when a callback of TLSConfig left by panic
+		if err != nil || ws == nil { // without an error when something below has panicked
 			wsconn.Kill(conn)
 			ws, tap, err = nil, nil, ended(ctx, err)
 		}
@@ -158,12 +159,7 @@ func (d *dialer) tunnelled(err error) error {
 }
 
 // upgrade speaks the WebSocket handshake on tap. It trusts neither the peer nor the library with more than it must.
-func (d *dialer) upgrade(ctx context.Context, u *url.URL, header http.Header, tap *wsconn.Tap) (ws *websocket.Conn, err error) {
-	defer func() {
-		if r := recover(); r != nil {
-			ws, err = nil, &HandshakeError{Reason: printable(fmt.Sprint("handshake failed: ", r))}
-		}
-	}()
+func (d *dialer) upgrade(ctx context.Context, u *url.URL, header http.Header, tap *wsconn.Tap) (*websocket.Conn, error) {
 	dial := d.plain
 	dial.ReadBufferSize = tap.BufferSize(d.cfg.ReadBufferSize)
 	dial.NetDialContext = func(context.Context, string, string) (net.Conn, error) { return tap, nil }

@@ -56,7 +56,7 @@ func (c *answering) Read(p []byte) (int, error) {
 var filler = bytes.Repeat([]byte("secret"), 2*maxHead/len("secret"))
 
 // dialTo dials c.
-func dialTo(c *answering, cfg ConnectionConfig, raw string, header http.Header) (*wsconn.Conn, error) {
+func dialTo(c net.Conn, cfg ConnectionConfig, raw string, header http.Header) (*wsconn.Conn, error) {
 	cfg.NetDialContext = func(context.Context, string, string) (net.Conn, error) { return c, nil }
 	d := newDialer(Config{Connection: cfg}.withDefaults(0).Connection)
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
@@ -112,9 +112,6 @@ func FuzzUpgradeReply(f *testing.F) {
 			}
 			conn.Kill()
 		case errors.As(err, &he):
-			if strings.HasPrefix(he.Reason, "handshake failed") {
-				t.Errorf("%q makes it panic: %v", reply, he)
-			}
 			if len(he.Body) > 1<<10 || he.RetryAfter < 0 || he.RetryAfter > maxRetryAfter || he.Header.Get("Set-Cookie") != "" {
 				t.Errorf("%d bytes of body, retry after %v, %v", len(he.Body), he.RetryAfter, he.Header)
 			}

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/base64"
+	"fmt"
 	"io"
 	"net"
 	"net/url"
@@ -45,12 +46,13 @@ func FuzzConnectReply(f *testing.F) {
 		"HTTP/1.1 200 OK\r\n\r\nrest", "HTTP/0.0 000\n\n", "HTTP/1.1 200\r\n\r\n", "HTTP/1.1 407 secret\r\n\r\n", "HTTP/1.1 401 \n\n",
 		"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.0 204 x\r\n\r\n\x81\x00", "HTTP/1.1 299\r\nContent-Length: 9\r\nTransfer-Encoding: chunked\r\n\r\n",
 		"secret", "HTTP/1.1 secret\r\n\r\n", "HTTP/1.1 200 OK\r\nsecret\r\n\r\n", "HTTP/1.1 200 OK\r\nTransfer-Encoding: secret\r\n\r\n",
-		"HTTP/1.1 502\r\n\r\n", "HTTP/1.1 200 OK\r\nX: " + strings.Repeat("x", maxHead) + "\r\n\r\n", "",
+		"HTTP/1.1 502\r\n\r\n", "HTTP/1.1 200 OK\r\nX: FILLER\r\n\r\n", "",
 	} {
 		f.Add([]byte(s))
 	}
 	user := url.UserPassword("alice", "secret")
 	f.Fuzz(func(t *testing.T, data []byte) {
+		data = bytes.Replace(data, []byte("FILLER"), filler, 1) // so that what is tried stays short
 		c := canned{data: bytes.NewReader(data)}
 		through, step, status, err := httpConnect(c, "srv:443", user)
 		if read := len(data) - c.data.Len(); read > maxHead {
@@ -168,28 +170,65 @@ func (c *endlessAnswer) Read(p []byte) (n int, err error) {
 	return n, nil
 }
 
-func TestEndlessProxyAnswers(t *testing.T) {
-	for name, c := range map[string]*endlessAnswer{
-		"headers":       {head: "HTTP/1.1 200 OK\r\n", filler: "X-Filler: filler\r\n"},
-		"one header":    {head: "HTTP/1.1 200 OK\r\n", filler: "X: " + strings.Repeat("x", 1000)},
-		"one line":      {filler: "HTTP/1.1 200 OK"},
-		"continuations": {head: "HTTP/1.1 200 OK\r\nX: x\r\n", filler: " more\r\n"},
-		"informational": {filler: "HTTP/1.1 100 Continue\r\n\r\n"},
-		"empty lines":   {filler: "\r\n"},
-		"noughts":       {filler: "\x00"},
+// An answer without end costs less than a MiB, and is read no further than a head may reach.
+func TestEndlessAnswersCostLittle(t *testing.T) {
+	asProxy := func(c *endlessAnswer) error {
+		_, _, _, err := httpConnect(c, "srv:80", nil)
+		return err
+	}
+	asServer := func(c *endlessAnswer) error {
+		_, err := dialTo(c, ConnectionConfig{}, "ws://srv/", nil)
+		return err
+	}
+	var names strings.Builder // no two alike, or they would share a place
+	for i := range maxHead {
+		fmt.Fprintf(&names, "%x:\r\n", i)
+	}
+	for name, c := range map[string]endlessAnswer{
+		"headers":        {head: "HTTP/1.1 200 OK\r\n", filler: "X-Filler: filler\r\n"},
+		"short headers":  {head: "HTTP/1.1 101 Go\r\n", filler: "X:\r\n"},
+		"names":          {head: "HTTP/1.1 101 Go\r\n", filler: names.String()},
+		"one header":     {head: "HTTP/1.1 200 OK\r\n", filler: "X: " + strings.Repeat("x", 1000)},
+		"one line":       {filler: "HTTP/1.1 200 OK"},
+		"continuations":  {head: "HTTP/1.1 200 OK\r\nX: x\r\n", filler: " more\r\n"},
+		"informational":  {filler: "HTTP/1.1 100 Continue\r\n\r\n"},
+		"empty lines":    {filler: "\r\n"},
+		"noughts":        {filler: "\x00"},
+		"a page":         {head: "HTTP/1.1 503 No\r\n\r\n", filler: "no "},
+		"a page's chunk": {head: "HTTP/1.1 503 No\r\nTransfer-Encoding: chunked\r\n\r\n1;", filler: "x"},
 	} {
-		var before, after runtime.MemStats
-		runtime.ReadMemStats(&before)
-		_, step, _, err := httpConnect(c, "srv:80", nil)
-		runtime.ReadMemStats(&after)
-		if err == nil || step != "connect" {
-			t.Errorf("%s: step %s, %v", name, step, err)
+		for who, dial := range map[string]func(c *endlessAnswer) error{"proxy": asProxy, "server": asServer} {
+			var before, after runtime.MemStats
+			said := c
+			runtime.ReadMemStats(&before)
+			err := dial(&said)
+			runtime.ReadMemStats(&after)
+			if err == nil {
+				t.Errorf("%s of a %s: it was taken for an answer", name, who)
+			}
+			n := after.TotalAlloc - before.TotalAlloc
+			if n > 1<<20 {
+				t.Errorf("%s of a %s: %d bytes were allocated", name, who, n)
+			}
+			if said.said > maxHead+4096 {
+				t.Errorf("%s of a %s: %d bytes were read", name, who, said.said)
+			}
+			t.Logf("%s of a %s: %d KiB read, %d KiB allocated, all told", name, who, said.said>>10, n>>10)
 		}
-		if n := after.TotalAlloc - before.TotalAlloc; n > 1<<20 {
-			t.Errorf("%s: %d bytes were allocated", name, n)
+	}
+}
+
+// A long answer is no endless one.
+func TestLongAnswersAreTaken(t *testing.T) {
+	for _, lines := range []string{strings.Repeat("X-Line: with some words in it\r\n", 300), "Set-Cookie: " + strings.Repeat("x", 50_000) + "\r\n"} {
+		if _, _, _, err := httpConnect(canned{data: bytes.NewReader([]byte("HTTP/1.1 200 OK\r\n" + lines + "\r\n"))}, "srv:80", nil); err != nil {
+			t.Errorf("%d bytes of a proxy: %v", len(lines), err)
 		}
-		if c.said > maxHead+4096 {
-			t.Errorf("%s: %d bytes were read", name, c.said)
+		conn, err := dialTo(&answering{reply: []byte(goodReply + lines + "\r\n")}, ConnectionConfig{}, "ws://srv/", nil)
+		if err != nil {
+			t.Errorf("%d bytes of a server: %v", len(lines), err)
+			continue
 		}
+		conn.Kill()
 	}
 }

@@ -166,7 +166,7 @@ func httpConnect(conn net.Conn, addr string, user *url.Userinfo) (through net.Co
 	if _, err := io.WriteString(conn, req+"\r\n"); err != nil {
 		return nil, "connect", 0, err
 	}
-	head := &headReader{LimitedReader: io.LimitedReader{R: conn, N: maxHead}}
+	head := &headReader{conn: conn, left: maxHead}
 	br := bufio.NewReader(head)
 	for range 5 { // informational answers may come first
 		resp, err := http.ReadResponse(br, &http.Request{Method: http.MethodConnect})
@@ -190,24 +190,29 @@ func httpConnect(conn net.Conn, addr string, user *url.Userinfo) (through net.Co
 	return nil, "connect", 0, errors.New("the proxy sent nothing but informational answers")
 }
 
-// headReader remembers how the connection ended: the parser may take half an answer for nonsense.
+// headReader reads no more than a head may cost, and remembers how the connection ended: the parser may take half an answer
+// for nonsense.
 type headReader struct {
-	io.LimitedReader
-	err error
+	conn net.Conn
+	left int
+	err  error
 }
 
 func (r *headReader) Read(p []byte) (int, error) {
-	n, err := r.LimitedReader.Read(p)
-	if err != nil && r.N > 0 {
-		r.err = err
+	n := 0
+	if r.left == 0 {
+		r.err = wsconn.ErrHead
+	} else {
+		n, r.err = r.conn.Read(p[:min(len(p), r.left)])
+		r.left = max(0, r.left-wsconn.HeadCost(p[:n]))
 	}
-	return n, err
+	return n, r.err
 }
 
 // connectError keeps errors of the network, and drops what quotes the proxy.
 func connectError(head *headReader, err error) error {
 	switch {
-	case head.N <= 0:
+	case head.err == wsconn.ErrHead:
 		return errors.New("the proxy's answer is too long")
 	case head.err == io.EOF:
 		return io.ErrUnexpectedEOF

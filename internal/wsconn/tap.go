@@ -1,6 +1,7 @@
 package wsconn
 
 import (
+	"bytes"
 	"errors"
 	"net"
 	"sync"
@@ -22,7 +23,7 @@ type Tap struct {
 	base time.Time
 
 	// owned by the goroutine that reads
-	head    int  // bytes that the handshake may still read; negative: the handshake is over
+	head    int  // what the handshake may still cost; negative: the handshake is over
 	line    int  // characters of the head's line so far; negative: the head has ended
 	fresh   bool // a data message was handled since the last Read
 	message bool // inside a data message: its first frame has come, its end has not
@@ -63,7 +64,7 @@ func (s Signs) Clock(now time.Duration) time.Duration {
 	return s.Waited
 }
 
-// NewTap begins to watch conn, whose handshake may read at most head bytes.
+// NewTap begins to watch conn, whose handshake may cost at most head.
 func NewTap(conn net.Conn, head int) *Tap {
 	return &Tap{Conn: conn, base: time.Now(), head: head, ahead: newAhead(conn)}
 }
@@ -179,7 +180,7 @@ func (t *Tap) readHead(p []byte) (n int, err error) {
 		return 0, ErrHead
 	}
 	n, err = t.Conn.Read(p[:min(len(p), t.head)])
-	t.head -= n
+	t.head = max(0, t.head-HeadCost(p[:n]))
 	t.partial = t.beyond(p[:n]) || t.partial
 	return n, err
 }
@@ -200,3 +201,9 @@ func (t *Tap) beyond(b []byte) bool {
 	}
 	return false
 }
+
+// headLine is what a line of a head costs beside its bytes: a short one takes so much more memory than it has bytes.
+const headLine = 64
+
+// HeadCost is what bytes of a head cost those who parse it.
+func HeadCost(p []byte) int { return len(p) + headLine*bytes.Count(p, []byte("\n")) }
