@@ -194,7 +194,11 @@ func (c *cell) heal() {
 
 // trade publishes the next number of every topic each tenth of a second, on the connections that the server has it on.
 func (c *cell) trade() {
-	tick := time.NewTicker(100 * ms)
+	pause := 100 * ms
+	if c.row.beats { // its cells are many and long
+		pause = 500 * ms
+	}
+	tick := time.NewTicker(pause)
 	defer tick.Stop()
 	for n := 1; ; n++ {
 		select {
@@ -220,7 +224,7 @@ func (c *cell) publish(n int) {
 			c.mu.Unlock()
 			p.Send(topic + ":" + strconv.Itoa(n))
 		}
-		if c.row.beats && n%50 == 0 {
+		if c.row.beats && n%10 == 0 {
 			p.Send("hb")
 		}
 	}
