@@ -23,7 +23,7 @@ import (
 // everything is a handler with every callback, each of which runs c.at first.
 func everything(c *cell) wsshard.Handler[string] {
 	c.keyless = true
-	c.every = &every{heard: c.history}
+	c.every.heard = c.history
 	return c.every.handlerFor(c.callback)
 }
 
@@ -68,8 +68,8 @@ func (c *cell) wantOnePanic() {
 			told = append(told, line)
 		}
 	}
-	if len(told) != 1 || !strings.Contains(told[0], `"level":"ERROR"`) || !strings.Contains(told[0], `"callback":"`+c.callback+`"`) ||
-		!strings.Contains(told[0], "."+c.callback) && !strings.Contains(told[0], "runtime.Goexit") {
+	if len(told) != 1 || !strings.Contains(told[0], `"level":"ERROR"`) || !strings.Contains(told[0], `"callback":"`+c.callback) ||
+		!strings.Contains(told[0], "."+c.callback[strings.Index(c.callback, ".")+1:]) && !strings.Contains(told[0], "runtime.Goexit") {
 		c.t.Errorf("it says %q", told)
 	}
 }
@@ -99,6 +99,7 @@ func (c *cell) stir() {
 	c.m.Resubscribe("a")
 	c.m.Subscribe("b")
 	time.Sleep(25 * time.Second) // pings, heartbeats
+	busyOnce(c.srv)
 	for _, p := range c.srv.Live() {
 		p.Kill()
 	}

@@ -80,6 +80,10 @@ func newCell(f *row, p phase, d drive, s strike) *cell {
 	c.cfg.Connection.ProactiveReconnectInterval = -1
 	c.cfg.Connection.Header = http.Header{"Authorization": {"Bearer " + canary}}
 	c.cfg.Connection.NetDialContext = c.dial
+	if f.handler != nil {
+		c.every = &every{}
+		(&dials{e: c.every, dial: c.dial}).with(&c.cfg)
+	}
 	c.cfg.Logger = slog.New(slog.NewJSONHandler(c.ledger, &slog.HandlerOptions{Level: slog.LevelDebug, AddSource: true}))
 	for _, with := range []func(*wsshard.Config){f.with, d.with, s.with} {
 		if with != nil {
