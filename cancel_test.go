@@ -90,31 +90,6 @@ func (w *world) serveMute(addr, say string) {
 	})
 }
 
-// Stop ends every step at once, and it is told as what it is.
-func TestStopEndsEachStepAtOnce(t *testing.T) {
-	for name, stall := range stalls {
-		t.Run(name, func(t *testing.T) {
-			s := &stepper{}
-			bubble(t, dialsOnly(), s.with, func(w *world) {
-				stall(w, s)
-				w.begin("a")
-				after(3 * time.Second)
-				w.wantState(0, wsshard.ShardConnecting)
-				stop := time.Now()
-				if err := w.m.Stop(context.Background()); err != nil {
-					t.Error(err)
-				}
-				if d := time.Since(stop); d != 0 {
-					t.Errorf("Stop took %v", d)
-				}
-				if errs, _ := s.failures(); len(errs) != 0 {
-					t.Errorf("OnError heard %v", errs)
-				}
-			})
-		})
-	}
-}
-
 // ConnectTimeout ends every step when it is due.
 func TestConnectTimeoutEndsEachStep(t *testing.T) {
 	for name, stall := range stalls {

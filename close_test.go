@@ -54,65 +54,6 @@ func losing(t *testing.T, cfg wsshard.Config, script func(c *rawConn), check fun
 	})
 }
 
-// Every close code that a server may send is a *CloseError with it, and no reason to stop: not even 1000, and not before
-// anything was received either.
-func TestCloseCodes(t *testing.T) {
-	codes := []int{1000, 1001, 1002, 1003, 1007, 1008, 1009, 1010, 1011, 1012, 1013, 3000, 3999, 4000, 4004, 4009, 4999}
-	for _, code := range codes {
-		for _, ready := range []bool{false, true} {
-			t.Run(fmt.Sprint(code, ready), func(t *testing.T) {
-				losing(t, dialsOnly(), func(c *rawConn) {
-					if ready {
-						time.Sleep(10 * time.Second)
-						c.frame(fin|opText, "news")
-					}
-					c.frame(fin|opClose, closePayload(code, "so long\x7f\n"))
-				}, func(w *world, l lost) {
-					if got, local := l.code(); got != code || local {
-						t.Errorf("cause %v", l.cause)
-					}
-					if text := l.cause.Error(); text != fmt.Sprintf(`wsshard: server closed with %d: so long\x7f\n`, code) {
-						t.Errorf("reads %q", text)
-					}
-					if want := []string{"news"}; ready && !slices.Equal(l.got, want) {
-						t.Errorf("delivered %q", l.got)
-					}
-					if echo := l.conn.frames(opClose); len(echo) != 1 || echo[0].code() != code && code < 1012 {
-						t.Errorf("answered with %v", echo)
-					}
-				})
-			})
-		}
-	}
-}
-
-func TestCloseWithoutCode(t *testing.T) {
-	losing(t, dialsOnly(), func(c *rawConn) { c.frame(fin|opClose, "") }, func(w *world, l lost) {
-		if code, local := l.code(); code != 1005 || local {
-			t.Errorf("cause %v", l.cause)
-		}
-		l.conn.wantClose(1000) // 1005 stands for "none" and must not be sent
-	})
-}
-
-// What must not be in a close frame breaks the protocol.
-func TestIllegalCloseFrames(t *testing.T) {
-	payloads := map[string]string{"bad UTF-8": closePayload(1000, "\xff\xfe"), "cut rune": closePayload(1000, "\xe2\x82")}
-	for _, code := range []int{0, 1, 999, 1004, 1005, 1006, 1014, 1015, 1016, 2999, 5000, 65535} {
-		payloads[fmt.Sprint(code)] = closePayload(code, "")
-	}
-	for name, payload := range payloads {
-		t.Run(name, func(t *testing.T) {
-			losing(t, dialsOnly(), func(c *rawConn) { c.frame(fin|opClose, payload) }, func(w *world, l lost) {
-				if code, local := l.code(); code != 1002 || !local {
-					t.Errorf("cause %v", l.cause)
-				}
-				l.conn.wantClose(1002)
-			})
-		})
-	}
-}
-
 // The end without a close frame.
 func TestConnectionThatBreaks(t *testing.T) {
 	for name, c := range map[string]struct {

@@ -240,29 +240,6 @@ func TestHandshakeThatPanics(t *testing.T) {
 	}
 }
 
-// What the environment says of proxies is not asked.
-func TestProxyEnvironmentIsIgnored(t *testing.T) {
-	for _, name := range []string{"HTTP_PROXY", "http_proxy", "HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"} {
-		t.Setenv(name, "http://elsewhere:3128")
-	}
-	for _, url := range []string{"ws://srv/", "wss://srv/"} {
-		cfg := dialsOnly()
-		var got []string
-		cfg.Connection.NetDialContext = func(_ context.Context, _, addr string) (net.Conn, error) {
-			got = append(got, addr)
-			return nil, syscall.ECONNREFUSED
-		}
-		bubble(t, cfg, nil, func(w *world) {
-			w.app.url = url
-			w.begin()
-			after(50 * ms)
-			if len(got) != 1 || !strings.HasPrefix(got[0], "srv:") {
-				t.Errorf("dialled %q", got)
-			}
-		})
-	}
-}
-
 // A server that refuses for good is asked at the pace of the backoff, whatever it says.
 func TestRefusalsGetBackoff(t *testing.T) {
 	for _, status := range []int{200, 301, 400, 401, 403, 404, 426, 500, 502} {

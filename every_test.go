@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"maps"
+	"net"
 	"net/http"
 	"slices"
 	"strings"
@@ -13,6 +14,7 @@ import (
 	"time"
 
 	"github.com/seed-829c304d/wsshard"
+	"github.com/seed-829c304d/wsshard/internal/wstest"
 )
 
 // every is a handler with every capability but Inspector, for a wstest.Topics that acknowledges. All it does besides is to
@@ -26,6 +28,40 @@ type every struct {
 	calls  map[string]int
 	got    []string
 	causes []error
+}
+
+// dials are the callbacks of every that are in Config.
+type dials struct {
+	e    *every
+	dial func(ctx context.Context, network, addr string) (net.Conn, error)
+}
+
+func (d *dials) NetDialContext(ctx context.Context, network, addr string) (net.Conn, error) {
+	d.e.enter(ctx, "NetDialContext", noState)
+	return d.dial(ctx, network, addr)
+}
+
+func (d *dials) Wait(ctx context.Context, _, _ string) error {
+	d.e.enter(ctx, "ConnectLimiter.Wait", noState)
+	return ctx.Err()
+}
+
+func (d *dials) Block(_, _ string, _ time.Time) {
+	d.e.enter(context.Background(), "ConnectLimiter.Block", noState)
+}
+
+// with adds them to a config.
+func (d *dials) with(cfg *wsshard.Config) {
+	cfg.Connection.NetDialContext, cfg.Connection.Limiter = d.NetDialContext, d
+}
+
+// busyOnce has a server refuse one handshake, and say when to come again.
+func busyOnce(srv *wstest.Server) {
+	var once sync.Once
+	srv.Reject(func(*http.Request) (status int, header http.Header, _ string) {
+		once.Do(func() { status, header = 429, http.Header{"Retry-After": {"1"}} })
+		return status, header, ""
+	})
 }
 
 // inspecting is every with an Inspector.
@@ -57,6 +93,7 @@ var callbacks = []string{
 	"URL", "SubscriptionMessage", "OnMessage", "Subscriptions", "OnConnect", "Login", "OnDisconnect", "OnError",
 	"UnsubscriptionMessage", "ResubscriptionMessage", "ConnectionHeaders", "PingMessage", "IsHeartbeat", "IsDataMessage",
 	"ValidateSequence", "ResetSequenceState", "Acknowledge", "IsReady", "Inspect", "OnEvent",
+	"NetDialContext", "ConnectLimiter.Wait", "ConnectLimiter.Block", // which Config has
 }
 
 // handlerFor returns e as the handler that has this callback: with an Inspector, or with what it replaces.
@@ -229,7 +266,10 @@ type everyWorld struct {
 func everywhere(t *testing.T, callback string, cfg wsshard.Config, script func(w everyWorld)) {
 	t.Helper()
 	e := &every{}
+	d := &dials{e: e}
+	d.with(&cfg)
 	bubble(t, cfg, func(*app) wsshard.Handler[string] { return e.handlerFor(callback) }, func(w *world) {
+		d.dial = w.net.DialContext
 		w.topics.Ack(true)
 		script(everyWorld{w, e})
 	})
@@ -255,6 +295,7 @@ func (w everyWorld) provoke() {
 	w.say("hb")
 	w.topics.Publish("a", "provoked")
 	after(30 * time.Second) // a ping
+	busyOnce(w.srv)
 	for _, p := range w.srv.Live() {
 		p.Kill()
 	}

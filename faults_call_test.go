@@ -6,6 +6,7 @@ import (
 	"math/rand/v2"
 	"net/http"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -22,15 +23,15 @@ import (
 // everything is a handler with every callback, each of which runs c.at first.
 func everything(c *cell) wsshard.Handler[string] {
 	c.keyless = true
-	c.every = &every{heard: c.history}
+	c.every.heard = c.history
 	return c.every.handlerFor(c.callback)
 }
 
 // inEach returns a strike for every callback, in which do happens inside its first call from then on.
-func inEach(name string, lowLatency bool, do func(c *cell, ctx context.Context)) (all []strike) {
-	for _, callback := range callbacks {
+func inEach(name string, lowLatency bool, of []string, do func(c *cell, ctx context.Context), check func(c *cell)) (all []strike) {
+	for _, callback := range of {
 		all = append(all, strike{
-			name: callback + " " + name, callback: callback,
+			name: callback + " " + name, callback: callback, check: check,
 			with: func(cfg *wsshard.Config) { cfg.Connection.LowLatencyMode = lowLatency },
 			do: func(c *cell, _ target) {
 				var called atomic.Bool
@@ -47,6 +48,30 @@ func inEach(name string, lowLatency bool, do func(c *cell, ctx context.Context))
 		})
 	}
 	return all
+}
+
+// perMessage are the callbacks of the read loop.
+var perMessage = []string{
+	"OnMessage", "IsHeartbeat", "IsDataMessage", "ValidateSequence", "ResetSequenceState", "Acknowledge", "IsReady", "Inspect",
+}
+
+// wantOnePanic checks that what a callback did is counted and logged, with a stack that leads to it.
+func (c *cell) wantOnePanic() {
+	if n := c.m.Metrics().HandlerPanics; n != 1 {
+		c.t.Errorf("%d panics are counted", n)
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	var told []string
+	for line := range strings.SplitSeq(c.log.String(), "\n") {
+		if strings.Contains(line, `"msg":"panic in a callback"`) {
+			told = append(told, line)
+		}
+	}
+	if len(told) != 1 || !strings.Contains(told[0], `"level":"ERROR"`) || !strings.Contains(told[0], `"callback":"`+c.callback) ||
+		!strings.Contains(told[0], "."+c.callback[strings.Index(c.callback, ".")+1:]) && !strings.Contains(told[0], "runtime.Goexit") {
+		c.t.Errorf("it says %q", told)
+	}
 }
 
 // stir reaches every callback.
@@ -74,6 +99,7 @@ func (c *cell) stir() {
 	c.m.Resubscribe("a")
 	c.m.Subscribe("b")
 	time.Sleep(25 * time.Second) // pings, heartbeats
+	busyOnce(c.srv)
 	for _, p := range c.srv.Live() {
 		p.Kill()
 	}
@@ -96,12 +122,10 @@ func (c *cell) restart() {
 var callFaults = []*row{
 	{no: 32, name: "panics", kind: callFault, handler: everything, beats: true, strikes: func() (all []strike) {
 		for _, kind := range leaves {
-			for _, lowLatency := range []bool{false, true} {
-				name := kind.name
-				if lowLatency {
-					name += ", low latency"
-				}
-				all = append(all, inEach(name, lowLatency, func(*cell, context.Context) { kind.leave() })...)
+			once := func(*cell, context.Context) { kind.leave() }
+			all = append(all, inEach(kind.name, false, callbacks, once, (*cell).wantOnePanic)...)
+			if kind.name == "value" || kind.name == "Goexit" { // where messages have no guard of their own
+				all = append(all, inEach(kind.name+", low latency", true, perMessage, once, (*cell).wantOnePanic)...)
 			}
 		}
 		return all
@@ -124,7 +148,7 @@ var callFaults = []*row{
 		c.set(func(h *hooks) { h.message = nil })
 	}}}},
 	{no: 35, name: "reentrancy", kind: callFault, handler: everything, beats: true, strikes: append(
-		inEach("all methods", false, func(c *cell, ctx context.Context) {
+		inEach("all methods", false, callbacks, func(c *cell, ctx context.Context) {
 			for _, method := range inside {
 				err := method.call(ctx, c.m)
 				c.say(err)
@@ -133,12 +157,12 @@ var callFaults = []*row{
 				}
 			}
 			c.m.Unsubscribe(numbered(5)...)
-		}),
-		inEach("Stop", false, func(c *cell, ctx context.Context) {
+		}, nil),
+		inEach("Stop", false, callbacks, func(c *cell, ctx context.Context) {
 			if err := c.m.Stop(ctx); err != wsshard.ErrInCallback && c.callback != "Subscriptions" {
 				c.t.Errorf("Stop returned %v", err)
 			}
-		})...)},
+		}, nil)...)},
 	{no: 37, name: "start_stop", kind: callFault, strikes: []strike{{do: func(c *cell, _ target) {
 		time.Sleep(50 * ms)
 		if err := c.m.Start(context.Background()); err != wsshard.ErrStarted {

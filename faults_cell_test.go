@@ -80,6 +80,10 @@ func newCell(f *row, p phase, d drive, s strike) *cell {
 	c.cfg.Connection.ProactiveReconnectInterval = -1
 	c.cfg.Connection.Header = http.Header{"Authorization": {"Bearer " + canary}}
 	c.cfg.Connection.NetDialContext = c.dial
+	if f.handler != nil {
+		c.every = &every{}
+		(&dials{e: c.every, dial: c.dial}).with(&c.cfg)
+	}
 	c.cfg.Logger = slog.New(slog.NewJSONHandler(c.ledger, &slog.HandlerOptions{Level: slog.LevelDebug, AddSource: true}))
 	for _, with := range []func(*wsshard.Config){f.with, d.with, s.with} {
 		if with != nil {
@@ -194,7 +198,11 @@ func (c *cell) heal() {
 
 // trade publishes the next number of every topic each tenth of a second, on the connections that the server has it on.
 func (c *cell) trade() {
-	tick := time.NewTicker(100 * ms)
+	pause := 100 * ms
+	if c.row.beats { // its cells are many and long
+		pause = 500 * ms
+	}
+	tick := time.NewTicker(pause)
 	defer tick.Stop()
 	for n := 1; ; n++ {
 		select {
@@ -220,7 +228,7 @@ func (c *cell) publish(n int) {
 			c.mu.Unlock()
 			p.Send(topic + ":" + strconv.Itoa(n))
 		}
-		if c.row.beats && n%50 == 0 {
+		if c.row.beats && n%10 == 0 {
 			p.Send("hb")
 		}
 	}

@@ -74,7 +74,15 @@ var linkFaults = []*row{
 		strikes: []strike{{do: hole, is: is(wsshard.ErrPongTimeout), mute: true, check: wantGapOfHole}}},
 	{no: 9, name: "close_codes", kind: linkFault, real: "internal/integration: TestWS", strikes: func() (all []strike) {
 		for _, code := range []int{1000, 1001, 1002, 1003, 1005, 1007, 1008, 1009, 1010, 1011, 1012, 1013, 3000, 3999, 4000, 4004, 4009, 4999} {
-			all = append(all, strike{name: fmt.Sprint(code), is: closedWith(code, false), do: func(c *cell, at target) { at.peer.Close(code, "") }})
+			all = append(all, strike{
+				name: fmt.Sprint(code), do: func(c *cell, at target) {
+					if at.peer.Close(code, "so long\x7f\n"); at.phase != switching {
+						c.expect(at.peer, map[bool]int{true: 1000, false: code}[code == 1005 || code > 1011 && code < 3000]) // what may be echoed
+					}
+				}, is: func(err error) bool {
+					return closedWith(code, false)(err) && (code == 1005 || err.Error() == fmt.Sprintf(`wsshard: server closed with %d: so long\x7f\n`, code))
+				},
+			})
 		}
 		return append(all,
 			strike{name: "killed", is: is(io.ErrUnexpectedEOF), do: func(c *cell, at target) { at.peer.Kill() }},

@@ -317,14 +317,20 @@ func (c *cell) state() wsshard.ShardState { return c.m.Metrics().Shards[0].State
 // environment has variables that name a proxy, which nobody asked for: nothing happens.
 var environment = &kind{
 	drives: map[phase][]drive{
-		connecting: only(func(c *cell) { c.inEnvironment(c.settle) }),
+		connecting: {
+			{name: "ws", do: func(c *cell) { c.inEnvironment(c.settle, "srv:80") }},
+			{name: "wss", do: func(c *cell) {
+				c.set(func(h *hooks) { h.url = func(context.Context) (string, error) { return "wss://srv/", nil } })
+				c.inEnvironment(func() { c.launch(); c.until("dialled", func() bool { return len(c.dialTimes()) > 1 }) }, "srv:443")
+			}},
+		},
 		backoff: only(func(c *cell) {
 			c.settle()
 			c.inEnvironment(func() {
 				k := generation(c.only())
 				c.only().Kill()
 				c.until("connected again", func() bool { return c.cause(k) != nil && c.m.Metrics().ActiveConnections == 1 })
-			})
+			}, "srv:80")
 		}),
 		switching: only(func(c *cell) {
 			c.settle()
@@ -332,13 +338,13 @@ var environment = &kind{
 				if err := c.switchover(); err != nil {
 					c.t.Errorf("HotSwitchover: %v", err)
 				}
-			})
+			}, "srv:80")
 		}),
 	},
 	not: map[phase]string{steady: "nothing is dialled"},
 }
 
-func (c *cell) inEnvironment(do func()) {
+func (c *cell) inEnvironment(do func(), dials string) {
 	for _, name := range []string{"http_proxy", "HTTP_PROXY", "https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY"} {
 		if old, had := os.LookupEnv(name); had {
 			defer os.Setenv(name, old)
@@ -348,5 +354,5 @@ func (c *cell) inEnvironment(do func()) {
 		os.Setenv(name, "http://"+canary+":"+canary+"@elsewhere:3128")
 	}
 	do()
-	c.wantDialled("srv:80")
+	c.wantDialled(dials)
 }

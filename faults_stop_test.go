@@ -62,6 +62,7 @@ func (sp stopPoint) stop(c *cell, ended bool) {
 		cancel()
 		takes = 0
 	}
+	peers := c.srv.Live()
 	begin := time.Now()
 	stopped := make(chan error, 1)
 	go func() { stopped <- c.m.Stop(ctx) }()
@@ -83,6 +84,12 @@ func (sp stopPoint) stop(c *cell, ended bool) {
 	}
 	if left := ours(); len(left) > 0 && !sp.heedless {
 		c.t.Errorf("%d goroutines are left:\n%s", len(left), strings.Join(left, "\n\n"))
+	}
+	for _, p := range peers { // those that can hear it are told goodbye
+		cause := c.cause(generation(p))
+		if !sp.heedless && sp.takes == 0 && !ended && errors.Is(cause, wsshard.ErrStopped) && p.CloseCode() != 1000 {
+			c.t.Errorf("the server heard close %d of a connection that Stop closed", p.CloseCode())
+		}
 	}
 	close(released)
 	c.heal()
@@ -447,6 +454,11 @@ var stopPoints = []stopPoint{
 		c.set(func(h *hooks) { h.disconnect = func() { <-c.released } })
 		c.srv.OnOpen(func(p *wstest.Peer) { time.AfterFunc(100*ms, p.Kill) })
 		c.moving(time.Second)
+	}},
+	{name: "the old one's OnMessage, heedless", phase: switching, heedless: true, waits: []string{"(*change).cutOver"}, reach: func(c *cell) {
+		c.settle()
+		c.set(func(h *hooks) { h.message = func(context.Context, wsshard.Message) { <-c.released } })
+		c.moving(15 * time.Second)
 	}},
 	{name: "switchovers disabled", phase: switching, takes: 500 * ms, waits: []string{"(*shard).switchover"}, with: func(cfg *wsshard.Config) { cfg.DisableHotSwitchover = true },
 		reach: func(c *cell) {

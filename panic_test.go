@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"log/slog"
 	"runtime"
 	"slices"
 	"strings"
@@ -13,6 +12,7 @@ import (
 	"time"
 
 	"github.com/seed-829c304d/wsshard"
+	"github.com/seed-829c304d/wsshard/internal/wstest"
 )
 
 var errPanic = errors.New("thrown by a test")
@@ -35,70 +35,10 @@ var leaves = []wayOut{
 	{"Goexit", runtime.Goexit, func(v any) bool { return v == "runtime.Goexit" }},
 }
 
-// waysOut are all of them; with -short one of those that can be recovered, and the one that cannot.
-func waysOut() []wayOut {
-	if testing.Short() {
-		return []wayOut{leaves[0], leaves[len(leaves)-1]}
-	}
-	return leaves
-}
-
-// TestPanics: every callback, in both delivery modes, leaves in every way, once and then twice in a row: the process and the
-// shard survive, it is counted and logged with the stack, later messages are delivered, and Stop leaves nothing.
-func TestPanics(t *testing.T) {
-	for _, lowLatency := range []bool{false, true} {
-		for _, callback := range callbacks {
-			for _, kind := range waysOut() {
-				for times := int64(3 - fewer(2, 1)); times <= 2; times++ {
-					t.Run(fmt.Sprintf("%s %s %d lowLatency=%v", callback, kind.name, times, lowLatency), func(t *testing.T) {
-						book := newLogbook()
-						cfg := wsshard.Config{Logger: slog.New(book), Connection: wsshard.ConnectionConfig{LowLatencyMode: lowLatency}}
-						everywhere(t, callback, cfg, func(w everyWorld) {
-							var left atomic.Int64
-							w.e.at = func(_ context.Context, where string, _ wsshard.ConnectionState) {
-								if where == callback && left.Add(1) <= times {
-									kind.leave()
-								}
-							}
-							w.provoke()
-							w.provoke() // Start where Subscriptions panicked, the rest once more
-							if left.Load() < times {
-								t.Fatalf("%s was called %d times", callback, left.Load())
-							}
-							if n := w.m.Metrics().HandlerPanics; n != uint64(times) {
-								t.Errorf("%d panics are counted, want %d", n, times)
-							}
-							wantLogged(t, book, callback, int(times), kind.is)
-							w.wantWell()
-						})
-					})
-				}
-			}
-		}
-	}
-}
-
-// wantLogged checks the lines that tell of panics: the callback's name, the value, and a stack that leads to it.
-func wantLogged(t *testing.T, book *logbook, callback string, times int, is func(any) bool) {
-	t.Helper()
-	lines := book.find("panic in a callback")
-	if len(lines) != times {
-		t.Errorf("%d lines tell of it, want %d", len(lines), times)
-	}
-	for _, l := range lines {
-		if l.level != slog.LevelError || l.text("callback") != callback || !is(l.attrs["panic"]) {
-			t.Errorf("it says %v: callback %q, panic %v", l.level, l.text("callback"), l.attrs["panic"])
-		}
-		if !strings.Contains(l.text("stack"), "."+callback) && !strings.Contains(l.text("stack"), "runtime.Goexit") {
-			t.Errorf("the stack does not lead to %s:\n%s", callback, l.text("stack"))
-		}
-	}
-}
-
 // TestPanicInEveryCall: a callback that never returns costs what it does, and nothing else: the process and Stop survive.
 func TestPanicInEveryCall(t *testing.T) {
 	for _, callback := range callbacks {
-		for _, kind := range waysOut() {
+		for _, kind := range leaves {
 			t.Run(callback+" "+kind.name, func(t *testing.T) {
 				everywhere(t, callback, wsshard.Config{}, func(w everyWorld) {
 					var broken atomic.Bool
@@ -286,5 +226,46 @@ func TestPanicInStart(t *testing.T) {
 		}
 		w.sync()
 		w.wantTopics("a", "b", "c")
+	})
+}
+
+// TestPanicInHeldMessages: what waits for the cutover is guarded message by message too.
+func TestPanicInHeldMessages(t *testing.T) {
+	bubble(t, wsshard.Config{}, nil, func(w *world) {
+		w.app.message = func(_ context.Context, msg wsshard.Message, _ wsshard.ConnectionState) {
+			switch msg.String() {
+			case "two":
+				panic("two")
+			case "four":
+				runtime.Goexit()
+			}
+		}
+		w.srv.OnOpen(func(p *wstest.Peer) {
+			if p.Index() != 1 {
+				return
+			}
+			for _, s := range []string{"one", "two", "three", "four", "five"} {
+				p.Send(s)
+			}
+		})
+		w.start("a")
+		if err := w.m.HotSwitchover(context.Background(), 0); err != nil {
+			t.Fatal(err)
+		}
+		w.wantGot("one", "three")
+		after(time.Second)
+		causes := w.app.takeCauses()
+		if len(causes) != 2 || causes[0] != wsshard.ErrReplaced {
+			t.Fatalf("disconnected with %v", causes)
+		}
+		if pe, ok := causes[1].(*wsshard.PanicError); !ok || pe.Value != "runtime.Goexit" {
+			t.Errorf("the new connection ended with %v", causes[1])
+		}
+		if n := w.m.Metrics().HandlerPanics; n != 2 {
+			t.Errorf("%d panics are counted", n)
+		}
+		w.wantTopics("a")
+		w.topics.Publish("a", "1")
+		w.wantGot("a:1")
 	})
 }

@@ -27,17 +27,19 @@ const canaryUser, canaryPassword = "alice-canary", "s3cret:p@ss/w?rd#"
 // canaryURL is their userinfo in a proxy's URL, percent-encoded.
 const canaryURL = "alice%2Dcanary:s3cret%3Ap%40ss%2Fw%3Frd%23@"
 
+// proxySecrets are the forms in which they could be seen.
+var proxySecrets = []string{
+	canaryUser, canaryPassword, canaryURL, "s3cret",
+	base64.StdEncoding.EncodeToString([]byte(canaryUser + ":" + canaryPassword)),
+}
+
 // wantNoCanary looks for the credentials in what text says of an error, in each way that fmt can print it.
 func wantNoCanary(t *testing.T, what string, values ...any) {
 	t.Helper()
-	secrets := []string{
-		canaryUser, canaryPassword, canaryURL, "s3cret",
-		base64.StdEncoding.EncodeToString([]byte(canaryUser + ":" + canaryPassword)),
-	}
 	for _, v := range values {
 		for _, verb := range []string{"%v", "%+v", "%#v", "%s", "%q", "%x", "%X", "%d", "%t"} {
 			text := fmt.Sprintf(verb, v)
-			for _, secret := range secrets {
+			for _, secret := range proxySecrets {
 				for _, form := range []string{secret, hex.EncodeToString([]byte(secret)), strings.ToUpper(hex.EncodeToString([]byte(secret)))} {
 					if strings.Contains(text, form) {
 						t.Errorf("%s shows %q by %s: %s", what, secret, verb, text)

@@ -1,11 +1,9 @@
 package wsshard_test
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"io"
-	"log/slog"
 	"net"
 	"strings"
 	"syscall"
@@ -170,61 +168,6 @@ var badProxies = []badProxy{
 	{"bound to IPv6", "socks5", loggedIn(socksConnect, "\x05\x00\x00\x04"+strings.Repeat("\x00", 18), through), "", 418, nil, ""},
 	{"early bytes", "socks5", loggedIn(socksConnect, socksOK+early, readHeadOf), "", 418, nil, ""},
 	{"dies in the tunnel", "socks5", loggedIn(socksConnect, socksOK, readHeadOf), "tunnel", 0, io.ErrUnexpectedEOF, ""},
-}
-
-func TestBadProxies(t *testing.T) {
-	for _, c := range badProxies {
-		t.Run(c.scheme+" "+c.name, func(t *testing.T) {
-			err, log, metrics := failThrough(t, c.scheme, c.serve)
-			var de *wsshard.DialError
-			var pe *wsshard.ProxyError
-			var he *wsshard.HandshakeError
-			switch {
-			case !errors.As(err, &de):
-				t.Fatalf("%v is no *DialError", err)
-			case c.step == "":
-				if errors.As(err, &pe) || !errors.As(err, &he) || he.StatusCode != c.status {
-					t.Errorf("failed with %v, want the server's own %d", err, c.status)
-				}
-			case !errors.As(err, &pe):
-				t.Errorf("%v is no *ProxyError", err)
-			case pe.Step != c.step || pe.StatusCode != c.status || !strings.HasPrefix(pe.Proxy, c.scheme+"://proxy:"):
-				t.Errorf("failed with %+v, want step %s, status %d", pe, c.step, c.status)
-			case c.is != nil && !errors.Is(err, c.is), !strings.Contains(err.Error(), c.says):
-				t.Errorf("failed with %q, want %q, %v", err, c.says, c.is)
-			}
-			wantNoCanary(t, "the error", chain(err)...)
-			wantNoCanary(t, "the log", log)
-			wantNoCanary(t, "the metrics", metrics)
-		})
-	}
-}
-
-// failThrough dials once through a proxy that fails, and returns all that was said about it.
-func failThrough(t *testing.T, scheme string, serve func(c net.Conn)) (failed error, log string, metrics wsshard.Metrics) {
-	t.Helper()
-	var buf bytes.Buffer
-	cfg := wsshard.Config{Logger: slog.New(slog.NewTextHandler(&buf, &slog.HandlerOptions{Level: slog.LevelDebug}))}
-	cfg.Connection.Proxy = scheme + "://" + canaryURL + "proxy"
-	bubble(t, cfg, nil, func(w *world) {
-		w.listenProxy(scheme, serve)
-		begin := time.Now()
-		h := newCaller("ws://srv/")
-		m := w.withHandler(h, cfg)
-		select {
-		case failed = <-h.failed:
-		case <-h.opened:
-			t.Error("it was connected")
-		}
-		if d := time.Since(begin); d != 0 {
-			t.Errorf("failed after %v only", d)
-		}
-		metrics = m.Metrics()
-		if err := m.Stop(context.Background()); err != nil {
-			t.Error(err)
-		}
-	})
-	return failed, buf.String(), metrics
 }
 
 // listenProxy serves the default port of a kind of proxy.

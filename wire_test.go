@@ -41,63 +41,6 @@ func bomb(mib int) string {
 	return strings.TrimSuffix(all, "\x00\x00\xff\xff")
 }
 
-// Frames that the protocol forbids end the connection with 1002, text that is none with 1007, too much with 1009; what came
-// before is delivered.
-func TestForbiddenFrames(t *testing.T) {
-	const limit = 1000
-	long := strings.Repeat("x", limit)
-	for name, c := range map[string]struct {
-		raw  string
-		code int
-	}{
-		"masked":                        {"\x81\x85abcdHELLO", 1002},
-		"RSV1":                          {rawBytes(fin|0x40|opText, "x"), 1002},
-		"RSV2":                          {rawBytes(fin|0x20|opText, "x"), 1002},
-		"RSV3":                          {rawBytes(fin|0x10|opText, "x"), 1002},
-		"RSV1 on a ping":                {rawBytes(fin|0x40|opPing, "x"), 1002},
-		"opcode 3":                      {rawBytes(fin|3, "x"), 1002},
-		"opcode 7":                      {rawBytes(fin|7, ""), 1002},
-		"opcode 11":                     {rawBytes(fin|11, "x"), 1002},
-		"opcode 15":                     {rawBytes(fin|15, "x"), 1002},
-		"long ping":                     {rawBytes(fin|opPing, long[:126]), 1002},
-		"long pong":                     {rawBytes(fin|opPong, long[:126]), 1002},
-		"long close":                    {rawBytes(fin|opClose, closePayload(1000, long[:124])), 1002},
-		"ping in fragments":             {rawBytes(opPing, "x"), 1002},
-		"close in fragments":            {rawBytes(opClose, ""), 1002},
-		"continuation of nothing":       {rawBytes(fin|opCont, "x"), 1002},
-		"continuation after the end":    {rawBytes(opText, "x") + rawBytes(fin|opCont, "y") + rawBytes(opCont, "z"), 1002},
-		"message inside a message":      {rawBytes(opText, "x") + rawBytes(fin|opText, "y"), 1002},
-		"text that is not UTF-8":        {rawBytes(fin|opText, "caf\xe9"), 1007},
-		"a surrogate":                   {rawBytes(fin|opText, "\xed\xa0\x80"), 1007},
-		"overlong":                      {rawBytes(fin|opText, "\xc0\xaf"), 1007},
-		"past Unicode":                  {rawBytes(fin|opText, "\xf4\x90\x80\x80"), 1007},
-		"a rune cut off":                {rawBytes(opText, "\xe2\x82") + rawBytes(fin|opCont, ""), 1007},
-		"one byte too many":             {rawBytes(fin|opBinary, long+"x"), 1009},
-		"too many in fragments":         {rawBytes(opText, long) + rawBytes(opCont, "") + rawBytes(fin|opCont, "x"), 1009},
-		"announced 2^62":                {"\x82\x7f\x40\x00\x00\x00\x00\x00\x00\x00", 1009},
-		"announced 2^63":                {"\x82\x7f\x80\x00\x00\x00\x00\x00\x00\x00", 1009},
-		"announced 2^64-1":              {"\x82\x7f\xff\xff\xff\xff\xff\xff\xff\xff", 1009},
-		"lengths that overflow":         {"\x02\x01x\x00\x7f\x7f\xff\xff\xff\xff\xff\xff\xff", 1009},
-		"announced, and nothing follow": {"\x82\x7e\x03\xe9", 1009},
-	} {
-		t.Run(name, func(t *testing.T) {
-			cfg := dialsOnly()
-			cfg.Connection.ReadLimit = limit
-			losing(t, cfg, func(rc *rawConn) {
-				rc.say(rawBytes(fin|opText, "before") + c.raw + rawBytes(fin|opText, "after"))
-			}, func(w *world, l lost) {
-				if code, local := l.code(); code != c.code || !local || errors.Is(l.cause, wsshard.ErrReadLimit) != (code == 1009) {
-					t.Errorf("cause %v, want close %d by us", l.cause, c.code)
-				}
-				if len(l.got) == 0 || l.got[0] != "before" || slices.Contains(l.got, "after") {
-					t.Errorf("delivered %q", l.got)
-				}
-				l.conn.wantClose(c.code)
-			})
-		})
-	}
-}
-
 // What looks odd and is allowed.
 func TestAllowedFrames(t *testing.T) {
 	const limit = 1000

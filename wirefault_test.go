@@ -229,26 +229,6 @@ func TestWriteTimeout(t *testing.T) {
 	}
 }
 
-// Stop does not wait for a write that is stuck longer than for a close frame.
-func TestStopDuringStuckWrite(t *testing.T) {
-	bubble(t, dialsOnly(), nil, func(w *world) {
-		w.net.SetBuffer(500)
-		w.start("a")
-		w.srv.Conn(0).Net().(interface{ StallRead(bool) }).StallRead(true)
-		sent := make(chan error, 1)
-		go func() { sent <- w.m.Send(context.Background(), 0, wsshard.Text(strings.Repeat("x", 1000))) }()
-		after(time.Second)
-		stop := time.Now()
-		w.m.Stop(context.Background())
-		if d := time.Since(stop); d > 2*time.Second {
-			t.Errorf("Stop took %v", d)
-		}
-		if err := <-sent; err == nil {
-			t.Error("Send succeeded")
-		}
-	})
-}
-
 // A message of up to 64 KiB leaves as one frame; what is longer is charged by the frame.
 func TestMessagesAndFrames(t *testing.T) {
 	for size, want := range map[int]int{1: 1, 125: 1, 126: 1, 65535: 1, 64 << 10: 1, 65 << 10: 2, 128 << 10: 2, 200 << 10: 4} {
