@@ -86,13 +86,18 @@ func TestCloseCodes(t *testing.T) {
 	}
 }
 
+// One byte is no code either.
 func TestCloseWithoutCode(t *testing.T) {
-	losing(t, dialsOnly(), func(c *rawConn) { c.frame(fin|opClose, "") }, func(w *world, l lost) {
-		if code, local := l.code(); code != 1005 || local {
-			t.Errorf("cause %v", l.cause)
-		}
-		l.conn.wantClose(1000) // 1005 stands for "none" and must not be sent
-	})
+	for _, payload := range []string{"", "x"} {
+		t.Run(payload, func(t *testing.T) {
+			losing(t, dialsOnly(), func(c *rawConn) { c.frame(fin|opClose, payload) }, func(w *world, l lost) {
+				if code, local := l.code(); code != 1005 || local {
+					t.Errorf("cause %v", l.cause)
+				}
+				l.conn.wantClose(1000) // 1005 stands for "none" and must not be sent
+			})
+		})
+	}
 }
 
 // What must not be in a close frame breaks the protocol.
