@@ -11,13 +11,17 @@ import (
 	"os"
 	"runtime"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
+
+	"github.com/gorilla/websocket"
 
 	"github.com/seed-829c304d/wsshard"
 )
 
-// This file answers: does a dial that fails leave anything behind? Sockets, descriptors and goroutines are real.
+// This file answers: does a dial that fails, or a connection that is lost, leave anything behind? Sockets, descriptors and
+// goroutines are real.
 
 // badWays are dials that fail, each in another way.
 func badWays(t *testing.T) map[string]struct {
@@ -82,18 +86,118 @@ func TestFailedDialsLeaveNothing(t *testing.T) {
 	for name, way := range ways {
 		failOften(t, name, way.url, way.cfg, total/len(ways))
 	}
-	// The servers' ends take a moment to notice that ours are closed, and there is nothing to wait on for that.
+	wantCounts(t, descriptors, goroutines)
+}
+
+// wantCounts waits until no more than that is there. The servers' ends take a moment to notice that ours are closed, and there is
+// nothing to wait on for that.
+func wantCounts(t *testing.T, descriptors, goroutines int) {
+	t.Helper()
 	tick := time.NewTicker(10 * time.Millisecond)
 	defer tick.Stop()
 	for end := time.Now().Add(patience); ; <-tick.C {
 		d, g := countDescriptors(t), runtime.NumGoroutine()
 		if d <= descriptors && g <= goroutines {
+			t.Logf("%d descriptors and %d goroutines, %d and %d before", d, g, descriptors, goroutines)
 			return
 		}
 		if time.Now().After(end) {
-			t.Fatalf("%d descriptors and %d goroutines, %d and %d before %d failed dials", d, g, descriptors, goroutines, total)
+			t.Fatalf("%d descriptors and %d goroutines, %d and %d before", d, g, descriptors, goroutines)
 		}
 	}
+}
+
+// restingCounts waits until the counts have not changed for a while.
+func restingCounts(t *testing.T) (descriptors, goroutines int) {
+	t.Helper()
+	tick := time.NewTicker(10 * time.Millisecond)
+	defer tick.Stop()
+	for same := 0; same < 20; <-tick.C {
+		d, g := countDescriptors(t), runtime.NumGoroutine()
+		if same++; d != descriptors || g != goroutines {
+			descriptors, goroutines, same = d, g, 0
+		}
+	}
+	return descriptors, goroutines
+}
+
+var lostConns = flag.Int("reconnects", 1000, "how many reconnects there are in TestReconnectsLeaveNothing")
+
+// restless reconnects whenever it is connected.
+type restless struct {
+	*app
+	m         *wsshard.ShardManager[string]
+	left      atomic.Int64
+	connected chan struct{} // closed when enough is enough
+}
+
+func (r *restless) OnEvent(ev wsshard.Event[string]) {
+	if ev.Kind != wsshard.EventConnected {
+		return
+	}
+	switch left := r.left.Add(-1); {
+	case left == 0:
+		close(r.connected)
+	case left > 0: // if the server has not ended it already
+		r.m.Reconnect(ev.ShardID)
+	}
+}
+
+// Connections that are lost leave nothing behind, be it we who end them, or the server with a close frame or without.
+func TestReconnectsLeaveNothing(t *testing.T) {
+	if runtime.GOOS != "linux" {
+		t.Skip("descriptors are counted in /proc")
+	}
+	var served atomic.Int64
+	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		ws, err := (&websocket.Upgrader{}).Upgrade(w, r, nil)
+		if err != nil {
+			return
+		}
+		defer ws.Close()
+		for n := served.Add(1); ; {
+			if _, _, err := ws.ReadMessage(); err != nil {
+				return
+			}
+			if n%3 == 0 { // after the first request
+				ws.WriteControl(websocket.CloseMessage, websocket.FormatCloseMessage(1001, ""), time.Now().Add(patience))
+			}
+			if n%3 < 2 {
+				return
+			}
+		}
+	}))
+	defer srv.Close()
+	live := func(reconnects int) {
+		h := &restless{app: &app{url: "ws://" + srv.Listener.Addr().String()}, connected: make(chan struct{})}
+		h.left.Store(int64(reconnects))
+		m, err := wsshard.New[string](h, wsshard.Config{
+			MaxSubscriptionsPerShard: 1, Health: wsshard.HealthConfig{DataTimeout: -1},
+			Backoff: wsshard.BackoffConfig{InitialDelay: time.Microsecond, MaxDelay: time.Microsecond},
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		h.m = m
+		m.Subscribe(numbered(8)...)
+		if err := m.Start(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		defer func() {
+			if err := m.Stop(context.Background()); err != nil {
+				t.Error(err)
+			}
+		}()
+		select {
+		case <-h.connected:
+		case <-time.After(patience):
+			t.Fatalf("%d reconnects are still to come", h.left.Load())
+		}
+	}
+	live(100) // what is made once is made now
+	descriptors, goroutines := restingCounts(t)
+	live(*lostConns)
+	wantCounts(t, descriptors, goroutines)
 }
 
 // failOften runs a manager until so many dials have failed.
