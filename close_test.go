@@ -54,6 +54,20 @@ func losing(t *testing.T, cfg wsshard.Config, script func(c *rawConn), check fun
 	})
 }
 
+// No code at all; one byte is none either.
+func TestCloseWithoutCode(t *testing.T) {
+	for _, payload := range []string{"", "x"} {
+		t.Run(payload, func(t *testing.T) {
+			losing(t, dialsOnly(), func(c *rawConn) { c.frame(fin|opClose, payload) }, func(w *world, l lost) {
+				if code, local := l.code(); code != 1005 || local {
+					t.Errorf("cause %v", l.cause)
+				}
+				l.conn.wantClose(1000) // 1005 stands for "none" and must not be sent
+			})
+		})
+	}
+}
+
 // The end without a close frame.
 func TestConnectionThatBreaks(t *testing.T) {
 	for name, c := range map[string]struct {

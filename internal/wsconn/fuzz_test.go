@@ -107,3 +107,59 @@ func FuzzFrames(f *testing.F) {
 		}
 	})
 }
+
+// What the payload of a close frame says is believed if the protocol allows it, and is the end in any case. Our answer is always one
+// that may be sent.
+func FuzzClose(f *testing.F) {
+	for _, s := range []string{"", "x", "\x03\xe8", "\x03\xe8bye", "\x03\xed", "\x03\xee", "\x03\xf7", "\x0b\xb8", "\x13\x87", "\x13\x88", "\x00\x00", "\xff\xff", "\x03\xe8\xff", "\x03\xe8\xe2\x82", "\x03\xf6", "\x10\x04" + strings.Repeat("x", 123), "\x10\x04" + strings.Repeat("x", 124)} {
+		f.Add([]byte(s))
+	}
+	f.Fuzz(func(t *testing.T, payload []byte) {
+		rec := &recorded{frames: []byte(raw(0x88, string(payload)) + raw(0x81, "after"))}
+		tap := NewTap(rec, 1<<16)
+		d := websocket.Dialer{NetDialContext: func(context.Context, string, string) (net.Conn, error) { return tap, nil }}
+		ws, _, err := d.DialContext(context.Background(), "ws://srv/", nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		c := New(ws, tap, Options{ReadLimit: 4096, WriteTimeout: time.Second, CheckUTF8: true, OnPing: func(string) {}, OnPong: func(string) {}})
+		_, data, err := c.Read()
+
+		want := &Closed{Code: 1005}
+		if len(payload) >= 2 {
+			want.Code, want.Text = int(payload[0])<<8|int(payload[1]), string(payload[2:])
+		}
+		code := want.Code
+		allowed := code >= 1000 && code <= 1003 || code >= 1007 && code <= 1013 || code >= 3000 && code <= 4999 // RFC 6455 section 7.4 and the registry
+		// One byte is no code, and gorilla takes it for none: it is an end without a code then.
+		legal := len(payload) < 2 || len(payload) <= 125 && allowed && utf8.ValidString(want.Text)
+		var cl *Closed
+		var v *Violation
+		switch {
+		case data != nil:
+			t.Errorf("read %q after %q", data, payload)
+		case legal && (!errors.As(err, &cl) || *cl != *want):
+			t.Errorf("%q: %v, want %v", payload, err, want)
+		case !legal && (!errors.As(err, &v) || v.Code != 1002):
+			t.Errorf("%q: %v, want a violation", payload, err)
+		}
+		if legal { // else gorilla has answered already
+			rec.heard.Reset()
+			if err := c.SendClose(code, time.Second); err != nil {
+				t.Fatal(err)
+			}
+		} else if code = 1002; c.SendClose(code, time.Second) == nil {
+			t.Error("two close frames were sent")
+		}
+		sent := rec.heard.Bytes()
+		if i := bytes.Index(sent, []byte("\r\n\r\n")); !legal && i >= 0 { // after the request
+			sent = sent[i+4:]
+		}
+		if len(sent) < 8 || sent[0] != 0x88 || sent[1]&0x80 == 0 {
+			t.Fatalf("sent % x", sent)
+		}
+		if n := int(sent[6]^sent[2])<<8 | int(sent[7]^sent[3]); n != 1000 && (n != code || !allowed && code != 1002) {
+			t.Errorf("answered %d with %d", code, n)
+		}
+	})
+}
