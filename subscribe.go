@@ -186,7 +186,7 @@ func (m *ShardManager[S]) Unsubscribe(subs ...S) error {
 			}
 		}
 		s.desired.Remove(gone...)
-		s.fresh.forget(gone, s.desired)
+		s.fresh.forget(gone)
 		s.resubs.clear(gone)
 	}
 	return nil
