@@ -12,7 +12,7 @@ type EventKind int
 
 const (
 	EventConnecting           EventKind = iota // an attempt begins
-	EventConnected                             // a connection is live; in a switchover: has taken over
+	EventConnected                             // a connection is live, and none was before
 	EventDisconnected                          // Err: the cause; no connection is live now
 	EventBackoff                               // Delay until the next attempt; Err: of the last
 	EventParked                                // the shard gave up; Subs: its topics
