@@ -42,6 +42,7 @@ const (
 	Sequential                                // the lowest shard id, until it is full
 )
 
+// String returns the strategy in words: "least-loaded".
 func (s ShardSelectionStrategy) String() string {
 	return name(s, "least-loaded", "round-robin", "sequential")
 }
@@ -75,7 +76,7 @@ type BackoffConfig struct {
 	InitialDelay, MaxDelay time.Duration // 100ms, 30s
 	Multiplier             float64       // 2
 	DisableJitter          bool
-	StableAfter            time.Duration // 5s up before the backoff starts over
+	StableAfter            time.Duration // 5s up before the backoff starts over: what ended a storm of reconnects at destinygg/chat-gui (PR 872)
 }
 
 // HealthConfig says when a connection is sick. Deadlines run on the reader's clock: time in a callback does not count.

@@ -41,16 +41,26 @@ var (
 
 // Causes: why a connection ended or a topic failed, as DisconnectHandler, ErrorHandler and events see them.
 var (
-	ErrPongTimeout    = errors.New("wsshard: pong timeout")
-	ErrDataTimeout    = errors.New("wsshard: data timeout")
+	// ErrPongTimeout: Health.FailureThreshold pings in a row were followed by nothing within Health.PongTimeout.
+	ErrPongTimeout = errors.New("wsshard: pong timeout")
+	// ErrDataTimeout: no data came for Health.DataTimeout.
+	ErrDataTimeout = errors.New("wsshard: data timeout")
+	// ErrMessageTimeout: a message that had begun was not complete within Health.MessageTimeout.
 	ErrMessageTimeout = errors.New("wsshard: message took too long to arrive")
-	ErrWriteTimeout   = errors.New("wsshard: write timeout")
-	ErrReplaced       = errors.New("wsshard: replaced by a hot switchover")
-	ErrMaxLifetime    = errors.New("wsshard: connection reached its lifetime")
-	ErrReconnect      = errors.New("wsshard: reconnect was asked for")
-	ErrSequenceGap    = errors.New("wsshard: sequence gap")
-	ErrAckTimeout     = errors.New("wsshard: no acknowledgement")
-	ErrCircuitOpen    = errors.New("wsshard: circuit breaker is open")
+	// ErrWriteTimeout: the peer did not take a frame within Connection.WriteTimeout.
+	ErrWriteTimeout = errors.New("wsshard: write timeout")
+	// ErrReplaced: the next connection of a switchover has taken over.
+	ErrReplaced = errors.New("wsshard: replaced by a hot switchover")
+	// ErrMaxLifetime: Connection.ProactiveReconnectInterval is over, where switchovers are disabled.
+	ErrMaxLifetime = errors.New("wsshard: connection reached its lifetime")
+	// ErrReconnect: Reconnect was called, or something asked for a switchover where they are disabled.
+	ErrReconnect = errors.New("wsshard: reconnect was asked for")
+	// ErrSequenceGap: a SequenceValidator answered SequenceReconnect.
+	ErrSequenceGap = errors.New("wsshard: sequence gap")
+	// ErrAckTimeout: of a topic that was written twice and not answered within Subscribe.AckTimeout each time.
+	ErrAckTimeout = errors.New("wsshard: no acknowledgement")
+	// ErrCircuitOpen: of a switchover, while the circuit breaker holds dials back. A shard that is down waits instead.
+	ErrCircuitOpen = errors.New("wsshard: circuit breaker is open")
 	// ErrReadLimit: a message was longer than Config.Connection.ReadLimit. The cause is a *CloseError 1009 that wraps it.
 	ErrReadLimit = errors.New("wsshard: message over ReadLimit")
 	// ErrRejected: the reason of a rejected topic whose Ack had no Err.

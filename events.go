@@ -12,7 +12,7 @@ type EventKind int
 
 const (
 	EventConnecting           EventKind = iota // an attempt begins
-	EventConnected                             // a connection is live; in a switchover: has taken over
+	EventConnected                             // a connection is live, and none was before
 	EventDisconnected                          // Err: the cause; no connection is live now
 	EventBackoff                               // Delay until the next attempt; Err: of the last
 	EventParked                                // the shard gave up; Subs: its topics
@@ -26,6 +26,7 @@ const (
 	EventStopped                               // the last event
 )
 
+// String returns the kind in words: "switchover-done".
 func (k EventKind) String() string {
 	return name(k, "connecting", "connected", "disconnected", "backoff", "parked", "switchover-started", "switchover-done",
 		"switchover-failed", "breaker-open", "breaker-closed", "subscription-rejected", "gap", "stopped")
@@ -39,14 +40,14 @@ func (k EventKind) String() string {
 // replaced, every cutover without proof or with a drain that failed. What was missed, if anything, lies inside.
 type Event[S comparable] struct {
 	Kind       EventKind
-	ShardID    int // -1: none
-	Generation uint64
-	Time       time.Time
-	Err        error
-	Delay      time.Duration
-	Attempt    int
-	From, To   time.Time
-	Subs       []S               // belongs to the observer
+	ShardID    int               // -1: none
+	Generation uint64            // of the connection; 0: there is none, or the event is of no one connection
+	Time       time.Time         // when it happened; heard later by a slow observer
+	Err        error             // why, where EventKind says so
+	Delay      time.Duration     // of EventBackoff and EventBreakerOpen
+	Attempt    int               // failures in a row, of dials and of connections that were not stable; of EventConnecting: one more
+	From, To   time.Time         // of EventGap
+	Subs       []S               // of EventParked, EventSubscriptionRejected and EventGap; belongs to the observer
 	Switchover *SwitchoverReport // nil but for Switchover*
 }
 

@@ -16,7 +16,7 @@ type freshness[S comparable] struct {
 	at map[S]int64
 }
 
-func (f *freshness[S]) note(subs []S, at int64) {
+func (f *freshness[S]) note(subs []S, at int64, want *reconcile.Desired[S]) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if f.at == nil {
@@ -25,6 +25,7 @@ func (f *freshness[S]) note(subs []S, at int64) {
 	for _, s := range subs {
 		f.at[s] = at
 	}
+	f.trimLocked(want)
 }
 
 // of returns when data last came for s, and whether topics are named at all.
@@ -34,18 +35,24 @@ func (f *freshness[S]) of(s S) (at int64, named bool) {
 	return f.at[s], f.at != nil
 }
 
-// forget drops the topics that are unsubscribed, and, when many have gathered that a server sent unasked, those too.
-func (f *freshness[S]) forget(subs []S, want *reconcile.Desired[S]) {
+// forget drops the topics that are unsubscribed.
+func (f *freshness[S]) forget(subs []S) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	for _, s := range subs {
 		delete(f.at, s)
 	}
-	if len(f.at) > 2*want.Len()+1024 {
-		for s := range f.at {
-			if _, ok := want.Number(s); !ok {
-				delete(f.at, s)
-			}
+}
+
+// trimLocked drops topics that a server sent unasked, when many have gathered.
+func (f *freshness[S]) trimLocked(want *reconcile.Desired[S]) {
+	const few = 1024
+	if len(f.at) <= few || len(f.at) <= 2*want.Len()+few {
+		return
+	}
+	for s := range f.at {
+		if _, ok := want.Number(s); !ok {
+			delete(f.at, s)
 		}
 	}
 }
@@ -59,8 +66,8 @@ type resubscriptions[S comparable] struct {
 	since map[S]time.Time
 }
 
-// claim returns those of subs that may be asked for now.
-func (r *resubscriptions[S]) claim(subs []S, now time.Time, timeout time.Duration) (again []S) {
+// claim returns those of subs that are wanted and may be asked for now.
+func (r *resubscriptions[S]) claim(subs []S, want *reconcile.Desired[S], now time.Time, timeout time.Duration) (again []S) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.since == nil {
@@ -70,10 +77,13 @@ func (r *resubscriptions[S]) claim(subs []S, now time.Time, timeout time.Duratio
 		if at, ok := r.since[s]; ok && (timeout < 0 || now.Sub(at) < timeout) {
 			continue
 		}
+		if _, ok := want.Number(s); !ok {
+			continue
+		}
 		r.since[s] = now
 		again = append(again, s)
 	}
-	r.some.Store(true)
+	r.some.Store(len(r.since) > 0)
 	return again
 }
 

@@ -167,6 +167,7 @@ const (
 	BinaryMessage
 )
 
+// String returns "text" or "binary".
 func (t MessageType) String() string { return name(t, "text", "binary") }
 
 // Message is one complete data message.
@@ -224,6 +225,7 @@ const (
 	SequenceReconnect                           // drop it and reconnect, with cause ErrSequenceGap
 )
 
+// String returns the recovery in words: "drop-message".
 func (r SequenceRecovery) String() string { return name(r, "continue", "drop-message", "reconnect") }
 
 // SequenceValidation is the answer of a SequenceValidator; the zero value is valid. Resubscribe is honoured with every

@@ -2,6 +2,7 @@ package wsshard
 
 import (
 	"context"
+	"fmt"
 	"time"
 )
 
@@ -22,12 +23,15 @@ func (m *ShardManager[S]) shardOf(id int) (*shard[S], error) {
 	return m.life.shards[id], nil
 }
 
-// down says why a shard has no live connection.
+// errParked is what a shard that gave up answers: it is down, too.
+var errParked = fmt.Errorf("%w: %w", ErrNotConnected, ErrShardParked)
+
+// whyDown says why a shard has no live connection.
 func (s *shard[S]) whyDown() error {
 	err := ErrNotConnected
 	s.stats.set(func(st *shardStats) {
 		if st.state == ShardParked {
-			err = ErrShardParked
+			err = errParked
 		}
 	})
 	return err
@@ -35,8 +39,8 @@ func (s *shard[S]) whyDown() error {
 
 // HotSwitchover replaces the shard's connection and returns when the new one has taken over; it joins a switchover in
 // progress. On error the old connection is untouched: ErrSwitchoverTimeout, ErrSwitchoverHold, ErrCircuitOpen, a *DialError.
-// ErrNotConnected when the shard is down, ErrShardParked, ErrUnknownShard, ErrStopped. A ctx that ends aborts the
-// switchover, unless something else asked for it too. ErrInCallback: it has begun.
+// ErrNotConnected when the shard is down, with ErrShardParked when it gave up; ErrUnknownShard, ErrStopped. A ctx that ends
+// aborts the switchover, unless something else asked for it too. ErrInCallback: it has begun.
 func (m *ShardManager[S]) HotSwitchover(ctx context.Context, shardID int) error {
 	s, err := m.shardOf(shardID)
 	if err != nil {
@@ -83,9 +87,9 @@ func (m *ShardManager[S]) Reconnect(shardID int) error {
 }
 
 // Send writes msg to the shard's live connection, within the pace; nil means written to the socket. What it does on the
-// server does not survive a reconnect or a switchover. ErrNotConnected, ErrShardParked, ErrUnknownShard, ErrStopped,
-// ErrInvalidMessage, the cause of ctx; ErrInCallback from inside the callback that encodes a request: it is queued. msg.Data
-// passes to the library.
+// server does not survive a reconnect or a switchover. ErrNotConnected, with ErrShardParked when the shard gave up;
+// ErrUnknownShard, ErrStopped, ErrInvalidMessage, the cause of ctx; ErrInCallback from inside the callback that encodes a
+// request: it is queued. msg.Data passes to the library.
 func (m *ShardManager[S]) Send(ctx context.Context, shardID int, msg Message) error {
 	s, err := m.shardOf(shardID)
 	if err != nil {

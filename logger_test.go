@@ -17,7 +17,7 @@ type curious struct {
 }
 
 func (c *curious) Enabled(context.Context, slog.Level) bool      { return true }
-func (c *curious) WithAttrs([]slog.Attr) slog.Handler            { return c }
+func (c *curious) WithAttrs([]slog.Attr) slog.Handler            { c.at("with"); return c }
 func (c *curious) Handle(_ context.Context, r slog.Record) error { c.at(r.Message); return nil }
 func newCurious(at func(msg string)) (c *curious, logger *slog.Logger) {
 	c = &curious{at: at}
@@ -71,7 +71,7 @@ func TestLoggerMayAskTheManager(t *testing.T) {
 	for msg := range seen {
 		lines[msg] = true
 	}
-	for _, want := range []string{"started", "opened shards", "switched over", "connected", "stopped",
+	for _, want := range []string{"started", "opened shards", "switched over", "connected", "stopped", "with",
 		"more shards than source addresses allow for: addresses are shared from here on"} {
 		if !lines[want] {
 			t.Errorf("no line says %q: %v", want, lines)

@@ -11,29 +11,29 @@ import (
 // Metrics is a copy of what a manager counted, as sql.DBStats is. Totals live as long as the manager, over Stop and Start;
 // per-shard values end with Stop.
 type Metrics struct {
-	Connections              uint64 // opened
-	Reconnections            uint64 // opened after a shard's first
-	MessagesReceived         uint64 // data messages, heartbeats and held ones too
-	MessagesSent             uint64
-	BytesReceived, BytesSent uint64 // payload of those, decompressed
-	Errors                   uint64 // failed attempts and lost connections
-	PingsSent, PongsReceived uint64
-	HealthFailures           uint64 // missed pongs, data and message timeouts
-	Rebalances               uint64 // shards opened after Start because the others were full
-	HotSwitchovers           uint64
-	HotSwitchoverFailures    uint64
-	SubscriptionSendFailures uint64 // requests that could not be encoded or written
-	SubscriptionsRejected    uint64
-	CircuitBreakerTrips      uint64
-	HandlerPanics            uint64
-	SequenceDrops            uint64
-	DuplicatesDropped        uint64
-	DuplicateKeys            uint64 // one key twice on one connection
-	Gaps                     uint64
-	EventsDropped            uint64 // by a slow EventObserver
-	RepliesDropped           uint64 // Verdict.Reply, because too many waited to be written
-	ActiveConnections        int
-	TotalSubscriptions       int
+	Connections              uint64         // opened
+	Reconnections            uint64         // opened after a shard's first
+	MessagesReceived         uint64         // data messages, heartbeats and held ones too
+	MessagesSent             uint64         // requests, replies, text pings, what OnConnect and Send say
+	BytesReceived, BytesSent uint64         // payload of those, decompressed
+	Errors                   uint64         // failed attempts and lost connections
+	PingsSent, PongsReceived uint64         // of every kind; pongs nobody asked for too
+	HealthFailures           uint64         // missed pongs, data and message timeouts
+	Rebalances               uint64         // shards opened after Start because the others were full
+	HotSwitchovers           uint64         // that were completed
+	HotSwitchoverFailures    uint64         // that were begun and not completed
+	SubscriptionSendFailures uint64         // requests that could not be encoded or written
+	SubscriptionsRejected    uint64         // topics that failed: not encoded, rejected, not answered
+	CircuitBreakerTrips      uint64         // how often it opened
+	HandlerPanics            uint64         // callbacks that panicked or left by runtime.Goexit, slog.Handlers too
+	SequenceDrops            uint64         // messages dropped for a SequenceRecovery
+	DuplicatesDropped        uint64         // by key, in switchovers
+	DuplicateKeys            uint64         // one key twice on one connection
+	Gaps                     uint64         // that are over: EventGap
+	EventsDropped            uint64         // by a slow EventObserver
+	RepliesDropped           uint64         // Verdict.Reply, because too many waited to be written
+	ActiveConnections        int            // shards with a live one
+	TotalSubscriptions       int            // wanted
 	Shards                   []ShardMetrics // by ShardID
 }
 
@@ -49,6 +49,7 @@ const (
 	ShardStopped // not started
 )
 
+// String returns the state in a word: "backoff".
 func (s ShardState) String() string {
 	return name(s, "connecting", "connected", "backoff", "switching", "parked", "stopped")
 }
@@ -66,8 +67,8 @@ type ShardMetrics struct {
 	MessagesReceived, BytesReceived uint64
 	Gaps                            uint64
 	LastGap                         time.Time // when the last one ended
-	LastError                       error
-	Egress                          string
+	LastError                       error     // of the last failed attempt or lost connection; it stays
+	Egress                          string    // as in ConnectionState
 }
 
 // counters are a manager's totals.

@@ -157,7 +157,7 @@ func (c *session[S]) fed(subs []S) {
 	if c.proof.open.Load() && c.proof.data(subs) {
 		poke(c.wake)
 	}
-	c.sh.fresh.note(subs, c.dataAt.Load())
+	c.sh.fresh.note(subs, c.dataAt.Load(), c.sh.desired)
 }
 
 // acknowledged takes an answer of the server.
@@ -210,7 +210,7 @@ func (c *session[S]) inSequence(v SequenceValidation[S], subs []S) bool {
 		c.sh.resubs.clear(subs)
 	}
 	if len(v.Resubscribe) > 0 {
-		if again := c.sh.resubs.claim(v.Resubscribe, c.readerTime(), c.m.cfg.Subscribe.AckTimeout); len(again) > 0 {
+		if again := c.sh.resubs.claim(v.Resubscribe, c.sh.desired, c.readerTime(), c.m.cfg.Subscribe.AckTimeout); len(again) > 0 {
 			c.sh.desired.Again(again...)
 		}
 	}

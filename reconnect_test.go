@@ -268,11 +268,11 @@ func TestUnstableSessionsPark(t *testing.T) {
 // tallies is an app that notes what each dial is told.
 type tallies struct {
 	*app
-	attempts *[]int
+	attempts chan int
 }
 
 func (h tallies) URL(_ context.Context, st wsshard.ConnectionState) (string, error) {
-	*h.attempts = append(*h.attempts, st.ReconnectAttempt)
+	h.attempts <- st.ReconnectAttempt
 	return "ws://srv/", nil
 }
 
@@ -281,15 +281,21 @@ func (h tallies) URL(_ context.Context, st wsshard.ConnectionState) (string, err
 func TestReconnectAttempts(t *testing.T) {
 	cfg := dialsOnly()
 	cfg.Backoff.MaxDelay = 100 * ms
-	var attempts []int
-	bubble(t, cfg, func(a *app) wsshard.Handler[string] { return tallies{a, &attempts} }, func(w *world) {
+	var dials tallies
+	bubble(t, cfg, func(a *app) wsshard.Handler[string] {
+		dials = tallies{a, make(chan int, 10)}
+		return dials
+	}, func(w *world) {
 		want := func(metric int, told ...int) {
 			t.Helper()
 			synctest.Wait()
-			if n := w.m.Metrics().Shards[0].ReconnectAttempt; n != metric || !slices.Equal(attempts, told) {
-				t.Errorf("the metric says %d, want %d; the dials were told %d, want %d", n, metric, attempts, told)
+			var heard []int
+			for len(dials.attempts) > 0 {
+				heard = append(heard, <-dials.attempts)
 			}
-			attempts = nil
+			if n := w.m.Metrics().Shards[0].ReconnectAttempt; n != metric || !slices.Equal(heard, told) {
+				t.Errorf("the metric says %d, want %d; the dials were told %d, want %d", n, metric, heard, told)
+			}
 		}
 		w.begin("a")
 		want(0, 0)

@@ -151,6 +151,7 @@ func TestSendRefused(t *testing.T) {
 		send(w, 0, hi, wsshard.ErrNotConnected)
 		after(time.Minute)
 		send(w, 0, hi, wsshard.ErrShardParked)
+		send(w, 0, hi, wsshard.ErrNotConnected) // it is down, too
 		w.m.Stop(context.Background())
 		send(w, 0, hi, wsshard.ErrStopped)
 	})

@@ -255,7 +255,7 @@ func (s *shard[S]) park(ctx context.Context, err error) {
 	s.m.suspend(s, true)
 	s.log.Error("parked", "attempts", s.tries.failed, "err", err)
 	s.emit(Event[S]{Kind: EventParked, Attempt: s.tries.failed, Err: err, Subs: s.desired.List()})
-	s.answerMove(ErrShardParked)
+	s.answerMove(errParked)
 	s.failWaits(ErrShardParked)
 	s.pause(ctx, -1)
 	if ctx.Err() == nil {

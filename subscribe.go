@@ -17,6 +17,7 @@ const (
 	SubscribeExisting                        // it was wanted already
 )
 
+// String returns the status in a word: "added".
 func (s SubscribeStatus) String() string { return name(s, "failed", "added", "existing") }
 
 // SubscribeResult is the fate of one item of Subscribe.
@@ -185,7 +186,7 @@ func (m *ShardManager[S]) Unsubscribe(subs ...S) error {
 			}
 		}
 		s.desired.Remove(gone...)
-		s.fresh.forget(gone, s.desired)
+		s.fresh.forget(gone)
 		s.resubs.clear(gone)
 	}
 	return nil

@@ -387,6 +387,20 @@ func TestSubscribeNaN(t *testing.T) {
 	})
 }
 
+// A number hides in a struct, and in an array there.
+func TestSubscribeNaNInside(t *testing.T) {
+	type level struct {
+		name string
+		at   [2]float64
+	}
+	anyBubble(t, &anyApp[level]{}, func(w *world, m *wsshard.ShardManager[level]) {
+		results, err := m.Subscribe(level{"a", [2]float64{1, math.NaN()}}, level{"b", [2]float64{1, 2}}, level{"b", [2]float64{1, 2}})
+		if got := outcome(results); got != "failed -1: invalid, added 0, existing 0" || !errors.Is(err, wsshard.ErrInvalidSubscription) {
+			t.Errorf("%q, %v", got, err)
+		}
+	})
+}
+
 func TestSubscribeStopped(t *testing.T) {
 	bubble(t, wsshard.Config{}, nil, func(w *world) {
 		w.start("a")

@@ -161,6 +161,7 @@ func TestRefusedSwitchovers(t *testing.T) {
 		want(-1, wsshard.ErrUnknownShard)
 		after(11 * time.Second)
 		want(0, wsshard.ErrShardParked)
+		want(0, wsshard.ErrNotConnected) // it is down, too
 		w.m.Stop(context.Background())
 		want(0, wsshard.ErrStopped)
 	})
