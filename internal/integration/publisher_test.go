@@ -49,7 +49,7 @@ func (p *publisher) run(ctx context.Context, rounds [][]string, perSecond int) {
 	defer tick.Stop()
 	published, begin := 0, time.Now()
 	for i := 0; ; {
-		if due := int(time.Since(begin).Seconds() * float64(perSecond)); published < due {
+		if due := int(time.Since(begin).Seconds() * float64(perSecond)); published < due && p.nc.IsConnected() {
 			round := rounds[i%len(rounds)]
 			i++
 			if published += len(round); !p.round(round...) {

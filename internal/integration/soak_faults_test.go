@@ -113,6 +113,9 @@ var breakages = []struct {
 	}},
 	{"ss -K", time.Millisecond, func(w *world, r *rand.Rand) func() func() {
 		m, addr := w.clients, w.address(r)
+		if strings.Contains(addr, ":") {
+			addr = "[" + addr + "]"
+		}
 		which := []string{"src", addr}
 		if r.IntN(2) == 0 {
 			m, which = w.servers, []string{"dst", addr}

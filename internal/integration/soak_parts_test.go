@@ -190,8 +190,15 @@ max_filedescriptors 4096
 connect_timeout 2 seconds
 shutdown_lifetime 1 second
 `, at(proxyIPv4, squidPort), passwords, dir, dir))
+	const service = "wsshardsoak"
+	t.Cleanup(func() { // what it leaves behind when it is killed
+		shared, _ := filepath.Glob("/dev/shm/" + service + "-*")
+		for _, file := range shared {
+			os.Remove(file)
+		}
+	})
 	return launch(t, m, "squid", at(proxyIPv4, squidPort), func() *exec.Cmd {
-		return m.command("squid", "-N", "-d", "1", "-n", "wsshardsoak", "-f", conf)
+		return m.command("squid", "-N", "-d", "1", "-n", service, "-f", conf)
 	})
 }
 

@@ -264,6 +264,7 @@ func TestSoak(t *testing.T) {
 	stopped := w.client.tell(order{Stop: true})
 	var sum totals
 	var all wsshard.Metrics
+	var inGaps time.Duration
 	proofs, triggers := make(map[string]int), make(map[string]int)
 	for i, m := range told.Managers {
 		rt := w.routes[i]
@@ -280,6 +281,9 @@ func TestSoak(t *testing.T) {
 		all.DuplicatesDropped += m.Metrics.DuplicatesDropped
 		all.Gaps += m.Metrics.Gaps
 		all.HandlerPanics += m.Metrics.HandlerPanics
+		for _, gap := range m.Heard.Gaps {
+			inGaps += gap.To.Sub(gap.From)
+		}
 		for _, r := range m.Heard.Reports {
 			proofs[r.Proof]++
 			triggers[r.Trigger]++
@@ -291,6 +295,8 @@ func TestSoak(t *testing.T) {
 	t.Logf("%d storms in %v, seed %d: %v", storms, time.Since(began).Round(time.Second), seed, sum)
 	t.Logf("reconnects %d, switchovers %d by trigger %v with proof %v, failed switchovers %d, Gap events %d, health failures %d, breaker trips %d, duplicates dropped by the library %d",
 		all.Reconnections-all.HotSwitchovers, all.HotSwitchovers, triggers, proofs, all.HotSwitchoverFailures, all.Gaps, all.HealthFailures, all.CircuitBreakerTrips, all.DuplicatesDropped)
+	t.Logf("of a shard's time, %.1f %% lies in Gap events, which last %v on average",
+		100*inGaps.Seconds()/(time.Since(began).Seconds()*shardsPerRoute*float64(len(w.routes))), (inGaps / time.Duration(max(1, all.Gaps))).Round(time.Millisecond))
 	t.Logf("Stop took %v and left %d", stopped.Took.Round(time.Millisecond), len(stopped.Left))
 	if sum.missing != 0 || sum.again != 0 {
 		t.Errorf("missing outside Gap events %d, duplicates %d", sum.missing, sum.again)
