@@ -190,7 +190,7 @@ max_filedescriptors 4096
 connect_timeout 2 seconds
 shutdown_lifetime 1 second
 `, at(proxyIPv4, squidPort), passwords, dir, dir))
-	const service = "wsshardsoak"
+	service := fmt.Sprint("soak", os.Getpid())
 	t.Cleanup(func() { // what it leaves behind when it is killed
 		shared, _ := filepath.Glob("/dev/shm/" + service + "-*")
 		for _, file := range shared {

@@ -298,8 +298,8 @@ func TestSoak(t *testing.T) {
 	t.Logf("of a shard's time, %.1f %% lies in Gap events, which last %v on average",
 		100*inGaps.Seconds()/(time.Since(began).Seconds()*shardsPerRoute*float64(len(w.routes))), (inGaps / time.Duration(max(1, all.Gaps))).Round(time.Millisecond))
 	t.Logf("Stop took %v and left %d", stopped.Took.Round(time.Millisecond), len(stopped.Left))
-	if sum.missing != 0 || sum.again != 0 {
-		t.Errorf("missing outside Gap events %d, duplicates %d", sum.missing, sum.again)
+	if sum.missing != 0 || sum.again != 0 || sum.keyed != 0 {
+		t.Errorf("missing outside Gap events %d, duplicates %d, not dropped for their keys %d", sum.missing, sum.again, sum.keyed)
 	}
 	if len(stopped.Left) > 0 || stopped.Calls > 0 || all.HandlerPanics > 0 {
 		t.Errorf("after Stop: %d switchovers have not returned, %d panics, left %q", stopped.Calls, all.HandlerPanics, stopped.Left)
