@@ -30,14 +30,15 @@ func (w *world) draw(storm time.Duration) (faults []fault) {
 		last := min(f.most, storm-at)
 		faults = append(faults, fault{f.kind, at, at + time.Duration(r.Int64N(int64(last))), f.draw(w, r)})
 	}
-	for range 2 + r.IntN(4) {
-		c := calls[r.IntN(len(calls))]
-		at := time.Duration(r.Int64N(int64(storm)))
-		do := c.draw(w, r)
-		faults = append(faults, fault{c.kind, at, at, func() func() {
-			do()
-			return func() {}
-		}})
+	for _, c := range calls {
+		for range 1 + r.IntN(2) {
+			at := time.Duration(r.Int64N(int64(storm)))
+			do := c.draw(w, r)
+			faults = append(faults, fault{c.kind, at, at, func() func() {
+				do()
+				return func() {}
+			}})
+		}
 	}
 	return faults
 }
