@@ -75,9 +75,11 @@ type order struct {
 type answer struct {
 	Err      string
 	Managers []status
-	Calls    int64         // of HotSwitchover that have not returned
-	Took     time.Duration // of Stop
-	Left     []string      // what Stop left: goroutines, sockets
+
+	// after Stop
+	Took  time.Duration
+	Calls int64    // of HotSwitchover that have not returned
+	Left  []string // goroutines, sockets
 }
 
 // status is what a client tells of one manager.
@@ -166,11 +168,22 @@ func (c *clientProcess) obey(o order, a *answer) error {
 		}
 		a.Managers = append(a.Managers, m.status(o))
 	}
-	a.Calls = c.calls.Load()
 	if o.Stop {
-		a.Left = append(goroutines(), openSockets()...)
+		a.Calls, a.Left = c.leftovers()
 	}
 	return nil
+}
+
+// leftovers waits a little for the last ones on their way out.
+func (c *clientProcess) leftovers() (calls int64, left []string) {
+	tick := time.NewTicker(10 * time.Millisecond)
+	defer tick.Stop()
+	for end := time.Now().Add(5 * time.Second); ; <-tick.C {
+		calls, left = c.calls.Load(), append(goroutines(), openSockets()...)
+		if calls == 0 && len(left) == 0 || time.Now().After(end) {
+			return calls, left
+		}
+	}
 }
 
 func (c *clientProcess) switchover(o order) error {

@@ -117,11 +117,13 @@ func (r *record) lasts() map[string]int {
 	return maps.Clone(r.last)
 }
 
-// all is for a record that is complete.
+// all is what was heard so far.
 func (r *record) all() *heard {
 	r.heardMu.Lock()
 	defer r.heardMu.Unlock()
-	return &r.heard
+	h := r.heard
+	h.Arrivals, h.Events = maps.Clone(h.Arrivals), maps.Clone(h.Events)
+	return &h
 }
 
 // take makes another's record ours.

@@ -262,11 +262,19 @@ func TestSoak(t *testing.T) {
 
 	told := w.client.tell(order{Report: true})
 	stopped := w.client.tell(order{Stop: true})
+	t.Logf("%d storms in %v, seed %d", storms, time.Since(began).Round(time.Second), seed)
+	w.judge(told.Managers, stopped, time.Since(began))
+}
+
+// judge closes the books.
+func (w *world) judge(told []status, stopped answer, lasted time.Duration) {
+	t := w.t
+	t.Helper()
 	var sum totals
 	var all wsshard.Metrics
 	var inGaps time.Duration
 	proofs, triggers := make(map[string]int), make(map[string]int)
-	for i, m := range told.Managers {
+	for i, m := range told {
 		rt := w.routes[i]
 		rt.book.take(m.Heard)
 		one := rt.book.close(t)
@@ -292,11 +300,11 @@ func TestSoak(t *testing.T) {
 	for _, what := range slices.Sorted(maps.Keys(w.counts)) {
 		t.Logf("%-20s %d", what, w.counts[what])
 	}
-	t.Logf("%d storms in %v, seed %d: %v", storms, time.Since(began).Round(time.Second), seed, sum)
+	t.Logf("together: %v", sum)
 	t.Logf("reconnects %d, switchovers %d by trigger %v with proof %v, failed switchovers %d, Gap events %d, health failures %d, breaker trips %d, duplicates dropped by the library %d",
 		all.Reconnections-all.HotSwitchovers, all.HotSwitchovers, triggers, proofs, all.HotSwitchoverFailures, all.Gaps, all.HealthFailures, all.CircuitBreakerTrips, all.DuplicatesDropped)
 	t.Logf("of a shard's time, %.1f %% lies in Gap events, which last %v on average",
-		100*inGaps.Seconds()/(time.Since(began).Seconds()*shardsPerRoute*float64(len(w.routes))), (inGaps / time.Duration(max(1, all.Gaps))).Round(time.Millisecond))
+		100*inGaps.Seconds()/(lasted.Seconds()*shardsPerRoute*float64(len(w.routes))), (inGaps / time.Duration(max(1, all.Gaps))).Round(time.Millisecond))
 	t.Logf("Stop took %v and left %d", stopped.Took.Round(time.Millisecond), len(stopped.Left))
 	if sum.missing != 0 || sum.again != 0 || sum.keyed != 0 {
 		t.Errorf("missing outside Gap events %d, duplicates %d, not dropped for their keys %d", sum.missing, sum.again, sum.keyed)
