@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Installs the proxies and the web server that the tests behind the tag "integration" start. Debian and its kin; needs root.
-# No service is started: the tests run what they need, in network namespaces of their own.
+# No service is started: the tests run what they need, in network namespaces of their own. Arguments are packages more.
 set -euo pipefail
-parts=(dante-server microsocks tinyproxy squid-openssl nginx-light stunnel4 apache2-utils iproute2)
+parts=(dante-server microsocks tinyproxy squid-openssl nginx-light stunnel4 apache2-utils iproute2 "$@")
 missing=()
 for part in "${parts[@]}"; do
 	dpkg-query -W -f '${Status}' "$part" 2>/dev/null | grep -q '^install ok installed$' || missing+=("$part")

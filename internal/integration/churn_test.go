@@ -18,7 +18,7 @@ var kills = []struct {
 	kill func(n *natsServer, s *Subscriber, open *sockets, random *rand.Rand) bool
 }{
 	{"the server disconnects it", func(n *natsServer, s *Subscriber, _ *sockets, random *rand.Rand) bool {
-		clients := n.clients("")[random.IntN(s.Manager.ShardCount())]
+		clients := n.clients()[random.IntN(s.Manager.ShardCount())]
 		return len(clients) > 0 && n.DisconnectClientByID(clients[0].CID) == nil
 	}},
 	{"the socket is reset", func(_ *natsServer, s *Subscriber, open *sockets, random *rand.Rand) bool {
@@ -124,8 +124,8 @@ func TestTheServerListsWhatIsDesired(t *testing.T) {
 			eventually(t, "the publisher is back", func() bool { return p.round(stay...) })
 			book.caughtUp(t)
 
-			sum := book.close(t, s)
-			t.Logf("seed %d, killed %v, 2 restarts, %d Gap events: %v", seed, killed, len(book.gaps), sum)
+			sum := book.close(t)
+			t.Logf("seed %d, killed %v, 2 restarts, %d Gap events: %v", seed, killed, len(book.Gaps), sum)
 			t.Logf("subscriptions as the server lists them: equal to the desired set on each of %d shards", s.Manager.ShardCount())
 			if sum.missing != 0 || sum.again+sum.keyed != 0 {
 				t.Errorf("%v", sum)
@@ -152,7 +152,7 @@ func TestARefusedSubjectFailsAlone(t *testing.T) {
 	p := &publisher{nc: n.dial(), book: book}
 	p.round(append(numbered("good", 150), "good.too")...)
 	book.caughtUp(t)
-	if sum, want := book.close(t, s), 151; sum.received != want {
+	if sum, want := book.close(t), 151; sum.received != want {
 		t.Errorf("%v, want %d received", sum, want)
 	}
 	if book.count(wsshard.EventDisconnected) != 0 {

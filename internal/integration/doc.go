@@ -6,10 +6,14 @@
 //
 //	go test ./...
 //
-// The tests behind the tag "integration" start server.js, which stands on the npm package ws, with node. They need node and
-// npm, and npm needs its registry. Where one is missing they fail; nothing is skipped.
+// The tests behind the tag "integration" need more. TestWS starts server.js, which stands on the npm package ws: it needs node
+// and npm, and npm needs its registry. TestSoak starts NATS, nginx, squid and microsocks in network namespaces of its own and
+// breaks them for two minutes: it needs Linux, root, and what install.sh installs on Debian and its kin. Where something is
+// missing they fail; nothing is skipped.
 //
+//	bash install.sh
 //	go test -tags integration ./...
+//	go test -tags integration -run TestSoak -v -timeout 20m -soak 10m
 //
 // With -v the tests print what they counted.
 package integration

@@ -28,7 +28,12 @@ const limit = 60 * time.Second
 // eventually waits until ok says so.
 func eventually(t *testing.T, what string, ok func() bool) {
 	t.Helper()
-	tick := time.NewTicker(2 * time.Millisecond)
+	eventuallyEvery(t, 2*time.Millisecond, what, ok)
+}
+
+func eventuallyEvery(t *testing.T, pause time.Duration, what string, ok func() bool) {
+	t.Helper()
+	tick := time.NewTicker(pause)
 	defer tick.Stop()
 	for end := time.Now().Add(limit); !ok(); <-tick.C {
 		if time.Now().After(end) {
@@ -103,14 +108,19 @@ func (n *natsServer) stop() {
 
 func (n *natsServer) url() string { return n.WebsocketURL() }
 
-// dial connects a client over plain TCP. It comes back by itself, and keeps nothing to be sent later.
 func (n *natsServer) dial() *nats.Conn {
 	n.t.Helper()
-	nc, err := nats.Connect(n.ClientURL(), nats.MaxReconnects(-1), nats.ReconnectWait(20*time.Millisecond), nats.ReconnectJitter(0, 0), nats.ReconnectBufSize(-1))
+	return dialNATS(n.t, n.ClientURL())
+}
+
+// dialNATS connects a client over plain TCP. It comes back by itself, and keeps nothing to be sent later.
+func dialNATS(t *testing.T, url string, more ...nats.Option) *nats.Conn {
+	t.Helper()
+	nc, err := nats.Connect(url, append(more, nats.MaxReconnects(-1), nats.ReconnectWait(20*time.Millisecond), nats.ReconnectJitter(0, 0), nats.ReconnectBufSize(-1))...)
 	if err != nil {
-		n.t.Fatal(err)
+		t.Fatal(err)
 	}
-	n.t.Cleanup(nc.Close)
+	t.Cleanup(nc.Close)
 	return nc
 }
 
@@ -122,62 +132,98 @@ type client struct {
 	Subscriptions []string `json:"subscriptions_list"`
 }
 
-// clients asks the monitoring page for the shards' connections; "&subs=1" lists their subscriptions too.
-func (n *natsServer) clients(query string) map[int][]client {
-	n.t.Helper()
-	resp, err := http.Get(fmt.Sprintf("http://%s/connz?limit=10000%s", n.MonitorAddr(), query))
+// monitor reads a server's monitoring page.
+type monitor struct {
+	addr string
+	http *http.Client
+}
+
+// clients asks for all connections, by name; "&subs=1" lists their subscriptions too.
+func (m monitor) clients(query string) (map[string][]client, error) {
+	resp, err := m.http.Get(fmt.Sprintf("http://%s/connz?limit=10000%s", m.addr, query))
 	if err != nil {
-		n.t.Fatal(err)
+		return nil, err
 	}
 	defer resp.Body.Close()
 	var page struct {
 		Connections []client `json:"connections"`
 	}
 	if err := json.NewDecoder(resp.Body).Decode(&page); err != nil {
+		return nil, err
+	}
+	named := make(map[string][]client)
+	for _, c := range page.Connections {
+		named[c.Name] = append(named[c.Name], c)
+	}
+	return named, nil
+}
+
+// differ says in what the server's list differs from what is desired, by the name of a connection; "": in nothing.
+func (m monitor) differ(desired map[string][]string) string {
+	listed, err := m.clients("&subs=1")
+	if err != nil {
+		return err.Error()
+	}
+	for name, want := range desired {
+		clients := listed[name]
+		if len(clients) != 1 {
+			return fmt.Sprintf("%s has %d connections", name, len(clients))
+		}
+		if got := clients[0].Subscriptions; !sameSet(got, want) {
+			return fmt.Sprintf("%s: the server lists %d subscriptions, %d are desired", name, len(got), len(want))
+		}
+	}
+	for name := range listed {
+		if _, ok := desired[name]; !ok && name != "" {
+			return name + " should not be there"
+		}
+	}
+	return ""
+}
+
+// clients are the shards' connections.
+func (n *natsServer) clients() map[int][]client {
+	n.t.Helper()
+	named, err := n.monitor().clients("")
+	if err != nil {
 		n.t.Fatal(err)
 	}
 	shards := make(map[int][]client)
-	for _, c := range page.Connections {
+	for name, clients := range named {
 		var shard int
-		if _, err := fmt.Sscanf(c.Name, "shard %d", &shard); err == nil {
-			shards[shard] = append(shards[shard], c)
+		if _, err := fmt.Sscanf(name, "shard %d", &shard); err == nil {
+			shards[shard] = clients
 		}
 	}
 	return shards
 }
 
+func (n *natsServer) monitor() monitor { return monitor{n.MonitorAddr().String(), http.DefaultClient} }
+
 // wantSubscriptions waits until the server lists, shard by shard, one connection with exactly what is desired there; and
 // that, all together, must be want.
 func (n *natsServer) wantSubscriptions(s *Subscriber, want []string) {
 	n.t.Helper()
-	m := s.Manager
+	desired := make(map[string][]string)
 	var all []string
-	for shard := range m.ShardCount() {
-		all = append(all, m.ShardSubscriptions(shard)...)
+	for shard := range s.Manager.ShardCount() {
+		subs := s.Manager.ShardSubscriptions(shard)
+		desired[fmt.Sprint("shard ", shard)] = subs
+		all = append(all, subs...)
 	}
 	if !sameSet(all, want) {
 		n.t.Fatalf("%d subjects are desired, want %d", len(all), len(want))
 	}
-	var differ string
-	equal := func() bool {
-		shards := n.clients("&subs=1")
-		differ = ""
-		for shard := range m.ShardCount() {
-			clients := shards[shard]
-			if len(clients) != 1 {
-				differ = fmt.Sprintf("shard %d has %d connections", shard, len(clients))
-			} else if got, want := clients[0].Subscriptions, m.ShardSubscriptions(shard); !sameSet(got, want) {
-				differ = fmt.Sprintf("shard %d: the server lists %d subscriptions, %d are desired", shard, len(got), len(want))
-			}
-		}
-		return differ == "" && len(shards) == m.ShardCount()
-	}
+	differ := ""
 	defer func() {
-		if n.t.Failed() {
+		if differ != "" {
 			n.t.Log(differ)
 		}
 	}()
-	eventually(n.t, "the server lists what is desired", equal)
+	eventually(n.t, "the server lists what is desired", func() bool {
+		differ = n.monitor().differ(desired)
+		return differ == ""
+	})
 }
 
 // sameSet compares without order; what is twice in one must be twice in the other.
@@ -200,7 +246,7 @@ func (n *natsServer) subscriber(book *account, cfg wsshard.Config, subjects ...s
 	if cfg.Connection.CircuitBreakerResetTimeout == 0 {
 		cfg.Connection.CircuitBreakerResetTimeout = 50 * time.Millisecond
 	}
-	s, err := New(Options{URL: n.url(), Name: "shard", Config: cfg, Receive: book.receive, Removed: book.removed, Observe: book.event})
+	s, err := New(Options{URL: n.url(), Name: "shard", Config: cfg, Receive: book.receive, Removed: book.record.removed, Observe: book.event})
 	if err != nil {
 		n.t.Fatal(err)
 	}

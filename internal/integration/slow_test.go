@@ -55,7 +55,7 @@ func TestASlowHandlerIsNotADeadPeer(t *testing.T) {
 	eventually(t, "some more is delivered", func() bool { return book.delivered(2) > lag+100 })
 	end()
 	book.caughtUp(t)
-	sum, after := book.close(t, s), s.Manager.Metrics()
+	sum, after := book.close(t), s.Manager.Metrics()
 	t.Logf("one handler of four blocked for %d pings of the others: reconnections %d, %v", after.PingsSent-before.PingsSent, after.Reconnections, sum)
 	if gen := after.Shards[2].Generation; gen != 1 || sum.missing != 0 {
 		t.Errorf("the slow shard is at connection %d, %v; want the first and nothing missing", gen, sum)
@@ -79,7 +79,7 @@ func TestASlowConsumerIsTold(t *testing.T) {
 	eventually(t, "the Gap is over", func() bool { return book.count(wsshard.EventGap) > 0 })
 	p.round(subjects...)
 	book.caughtUp(t)
-	sum := book.close(t, s)
+	sum := book.close(t)
 	t.Logf("thrown out as slow consumer: %v", sum)
 	if sum.missing != 0 || sum.inGap == 0 || sum.again != 0 {
 		t.Errorf("%v, want some missing, all of it inside the Gap", sum)

@@ -77,7 +77,7 @@ func TestStopLeavesNothing(t *testing.T) {
 
 // connections counts the shards' connections as the server lists them.
 func connections(n *natsServer) (count int) {
-	for _, clients := range n.clients("") {
+	for _, clients := range n.clients() {
 		count += len(clients)
 	}
 	return count

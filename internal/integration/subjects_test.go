@@ -53,7 +53,7 @@ func TestEveryMessageIsAccountedFor(t *testing.T) {
 				p.round(subjects...)
 			}
 			book.caughtUp(t)
-			sum := book.close(t, s)
+			sum := book.close(t)
 			t.Logf("%d subjects over 20 shards: %v", test.subjects, sum)
 			if want := (totals{published: test.subjects * test.each, received: test.subjects * test.each, together: sum.together}); sum != want {
 				t.Errorf("%v, want %v", sum, want)
@@ -69,7 +69,7 @@ func TestEveryMessageIsAccountedFor(t *testing.T) {
 			if shrunk := uint64(wire.read.Load()) < payload/2; shrunk != test.cfg.Connection.EnableCompression {
 				t.Errorf("%d bytes on the wire for %d", wire.read.Load(), payload)
 			}
-			for shard, clients := range n.clients("") {
+			for shard, clients := range n.clients() {
 				if c := clients[0]; (c.TLS != "") != (n.roots != nil) {
 					t.Errorf("shard %d: TLS %q", shard, c.TLS)
 				}

@@ -51,19 +51,19 @@ func TestHundredSwitchoversLoseNothing(t *testing.T) {
 			n.wantSubscriptions(s, subjects)
 			stop(t, s) // every event has been heard
 
-			sum, metrics := book.close(t, s), s.Manager.Metrics()
+			sum, metrics := book.close(t), s.Manager.Metrics()
 			slices.Sort(took)
 			proofs, held, dropped := make(map[string]int), 0, 0
-			for _, r := range book.reports {
+			for _, r := range book.Reports {
 				proofs[r.Proof]++
 				held += r.Held
 				dropped += r.Dropped
 			}
-			t.Logf("%d switchovers of %d shards under %.0f messages/s: %v", len(book.reports), shards, float64(sum.published)/elapsed.Seconds(), sum)
-			t.Logf("proofs %v, held %d, duplicates dropped %d, Gap events %d; a switchover took p50 %v, p99 %v", proofs, held, metrics.DuplicatesDropped, len(book.gaps),
+			t.Logf("%d switchovers of %d shards under %.0f messages/s: %v", len(book.Reports), shards, float64(sum.published)/elapsed.Seconds(), sum)
+			t.Logf("proofs %v, held %d, duplicates dropped %d, Gap events %d; a switchover took p50 %v, p99 %v", proofs, held, metrics.DuplicatesDropped, len(book.Gaps),
 				took[switchovers/2].Round(time.Millisecond), took[switchovers*99/100].Round(time.Millisecond))
-			if len(book.reports) != switchovers || len(book.gaps) != 0 || metrics.Errors != 0 {
-				t.Errorf("%d switchovers, %d Gap events, %d errors; want %d, 0, 0", len(book.reports), len(book.gaps), metrics.Errors, switchovers)
+			if len(book.Reports) != switchovers || len(book.Gaps) != 0 || metrics.Errors != 0 {
+				t.Errorf("%d switchovers, %d Gap events, %d errors; want %d, 0, 0", len(book.Reports), len(book.Gaps), metrics.Errors, switchovers)
 			}
 			if sum.received != sum.published || sum.again+sum.keyed != 0 {
 				t.Errorf("%v, want all received and no duplicates", sum)
