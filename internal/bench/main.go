@@ -69,9 +69,10 @@ func run(args []string) error {
 	if err := measureAll(opt, m, os.Stderr); err != nil {
 		return err
 	}
-	if !opt.writes() {
-		fmt.Println(m.markdown())
+	if opt.writes() {
+		return m.save(opt.out) // also when nothing was measured: what is kept is told anew
 	}
+	fmt.Println(m.markdown())
 	return nil
 }
 
