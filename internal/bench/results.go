@@ -29,6 +29,21 @@ func newMeasured() *measured {
 	return &measured{Machine: machine(), Peers: peers(), Date: time.Now().UTC().Format(time.DateOnly), Rounds: make(map[string]figures)}
 }
 
+// add puts rounds behind those that are there.
+func (m *measured) add(name string, rows figures) {
+	if m.Rounds[name] == nil {
+		m.Rounds[name] = make(figures)
+	}
+	for who, row := range rows {
+		if m.Rounds[name][who] == nil {
+			m.Rounds[name][who] = make(map[string][]float64)
+		}
+		for figure, values := range row {
+			m.Rounds[name][who][figure] = append(m.Rounds[name][who][figure], values...)
+		}
+	}
+}
+
 // of is one figure's rounds; nil: it was not measured.
 func (m *measured) of(name, who, figure string) []float64 { return m.Rounds[name][who][figure] }
 

@@ -34,7 +34,7 @@ func measureAll(opt options, m *measured, progress io.Writer) error {
 	for i, c := range list {
 		rounds := opt.rounds
 		if strings.HasPrefix(c.name, "growth/") {
-			rounds = min(rounds, 5)
+			rounds = min(rounds, 3)
 		}
 		if opt.quick {
 			c = c.quickly()
@@ -44,7 +44,7 @@ func measureAll(opt options, m *measured, progress io.Writer) error {
 		if err != nil {
 			return err
 		}
-		m.Rounds[c.name] = rows
+		m.add(c.name, rows)
 		fmt.Fprintln(progress)
 		if opt.writes() {
 			if err := m.save(opt.out); err != nil {
