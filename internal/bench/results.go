@@ -22,6 +22,7 @@ type measured struct {
 	Machine string
 	Peers   string             // who is compared with whom
 	Date    string             // of the last run
+	Checked []string           // contenders that have delivered byte for byte
 	Rounds  map[string]figures // by case
 }
 
@@ -65,7 +66,7 @@ func (m *measured) load(dir string) error {
 	if before.Machine != m.Machine || before.Peers != m.Peers {
 		return fmt.Errorf("%s is of another machine or other versions: %s; %s", keptIn, before.Machine, before.Peers)
 	}
-	m.Rounds = before.Rounds
+	m.Checked, m.Rounds = before.Checked, before.Rounds
 	return nil
 }
 
