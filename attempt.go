@@ -69,8 +69,7 @@ func (o *opening[S]) open(ctx context.Context, r *relay[S]) (*session[S], error)
 // timed runs one step that counts against ConnectTimeout.
 func (o *opening[S]) timed(ctx context.Context, step func(ctx context.Context) error) error {
 	begin := time.Now()
-	limit := o.m.cfg.Connection.ConnectTimeout
-	ctx, cancel := context.WithTimeoutCause(ctx, o.left, fmt.Errorf("not connected after %v: %w", limit, context.DeadlineExceeded))
+	ctx, cancel := context.WithTimeoutCause(ctx, o.left, o.m.dialer.late)
 	defer cancel()
 	err := step(ctx)
 	o.left -= time.Since(begin)

@@ -122,6 +122,10 @@ func inUse() uint64 {
 
 // connected returns a manager that runs against a server which only reads.
 func connected(b *testing.B, cfg wsshard.Config) *wsshard.ShardManager[string] {
+	return connectedTo(b, handlerOnly{}, cfg)
+}
+
+func connectedTo(b *testing.B, h wsshard.Handler[string], cfg wsshard.Config) *wsshard.ShardManager[string] {
 	n := wstest.NewNet()
 	upgrader := websocket.Upgrader{WriteBufferPool: new(sync.Pool)}
 	server := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -140,7 +144,10 @@ func connected(b *testing.B, cfg wsshard.Config) *wsshard.ShardManager[string] {
 	b.Cleanup(func() { server.Close() })
 	cfg.Connection.NetDialContext = n.DialContext
 	cfg.Switchover.Settle = -1
-	m := idle(b, cfg)
+	m, err := wsshard.New(h, cfg)
+	if err != nil {
+		b.Fatal(err)
+	}
 	if err := m.Start(context.Background()); err != nil {
 		b.Fatal(err)
 	}

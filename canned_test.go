@@ -133,7 +133,15 @@ func (h *counter) OnMessage(_ context.Context, msg wsshard.Message, _ wsshard.Co
 func deliver(t testing.TB, cfg wsshard.ConnectionConfig, size, count int, around func()) {
 	t.Helper()
 	h := &counter{last: count, done: make(chan struct{})}
-	conn := newCanned(bytes.Repeat([]byte("x"), size), count)
+	deliverTo(t, h, newCanned(bytes.Repeat([]byte("x"), size), count), cfg, h.done, around)
+	if h.bytes != size*count {
+		t.Errorf("%d bytes were delivered, want %d", h.bytes, size*count)
+	}
+}
+
+// deliverTo has one shard deliver what conn has, until done is closed. around is called before the first and after the last.
+func deliverTo(t testing.TB, h wsshard.Handler[string], conn *canned, cfg wsshard.ConnectionConfig, done <-chan struct{}, around ...func()) {
+	t.Helper()
 	cfg.NetDialContext = func(context.Context, string, string) (net.Conn, error) { return conn, nil }
 	m, err := wsshard.New(h, wsshard.Config{Connection: cfg})
 	if err != nil {
@@ -148,12 +156,13 @@ func deliver(t testing.TB, cfg wsshard.ConnectionConfig, size, count int, around
 	if err := m.Sync(context.Background()); err != nil {
 		t.Fatal(err)
 	}
-	around()
+	for _, f := range around {
+		f()
+	}
 	close(conn.start)
-	<-h.done
-	around()
-	if h.bytes != size*count {
-		t.Errorf("%d bytes were delivered, want %d", h.bytes, size*count)
+	<-done
+	for _, f := range around {
+		f()
 	}
 	if err := m.Stop(context.Background()); err != nil {
 		t.Error(err)

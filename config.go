@@ -63,7 +63,7 @@ type ConnectionConfig struct {
 	Proxy                      string   // socks5://, socks5h://, http://, https://, with user:password@
 	TLSConfig                  *tls.Config
 	Header                     http.Header // static headers; those that the handshake owns are refused
-	ReadBufferSize             int         // 4096 bytes; plain TCP needs 512 of them while nothing comes, and borrows more when something does
+	ReadBufferSize             int         // 4096 bytes; plain TCP needs 1024 of them, and borrows 64 KiB while bytes come
 	ReadLimit                  int64       // 64 MiB, decompressed; a longer announced length is refused at once
 	EnableCompression          bool        // permessage-deflate
 	Subprotocols               []string

@@ -33,11 +33,12 @@ type dialer struct {
 	proxy   *url.URL    // nil: none
 	tls     *tls.Config // cloned; one session cache for all shards
 	plain   websocket.Dialer
+	late    error // what has taken longer than ConnectTimeout
 }
 
 // newDialer expects a validated config.
 func newDialer(cfg ConnectionConfig) *dialer {
-	d := &dialer{cfg: cfg, tls: &tls.Config{}}
+	d := &dialer{cfg: cfg, tls: &tls.Config{}, late: fmt.Errorf("not connected after %v: %w", cfg.ConnectTimeout, context.DeadlineExceeded)}
 	for _, ip := range cfg.SourceIPs {
 		d.sources = append(d.sources, netip.MustParseAddr(ip))
 	}

@@ -237,5 +237,5 @@ func (c *readAhead) Read(p []byte) (int, error) {
 	return n, nil
 }
 
-// NetConn lets wsconn.Kill find the socket.
-func (c *readAhead) NetConn() net.Conn { return c.Conn }
+// Under lets wsconn.Kill find the socket.
+func (c *readAhead) Under() net.Conn { return c.Conn }

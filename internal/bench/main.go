@@ -1,9 +1,9 @@
 // Bench runs read loops and WebSocket libraries side by side with wsshard and compares what a message, a connection and a
 // reconnect cost. Inside this directory:
 //
-//	go run .                       all of it, about three quarters of an hour: writes RESULTS.md, results.svg, results.json
+//	go run .                       all of it, about a quarter of an hour: writes RESULTS.md, results.svg, results.json
 //	go run . -only saturated,idle  some cases: prints what came out
-//	go run . -only idle -keep      the same, in place of what results.json has of them: writes all three
+//	go run . -only idle -keep      the same, added to what results.json has: writes all three; so a run can be had in turns
 //	go run . -quick                two short rounds of everything, to see that it works: prints
 //
 // The server and each client are processes of their own, so that CPU time, memory and allocations are the client's alone.
@@ -49,7 +49,7 @@ func run(args []string) error {
 	flags.IntVar(&opt.rounds, "rounds", 9, "rounds of each comparison")
 	flags.BoolVar(&opt.quick, "quick", false, "two short rounds, to see that all of it works; writes no files")
 	flags.StringVar(&only, "only", "", "cases whose name begins with one of these, separated by commas; writes no files without -keep")
-	flags.BoolVar(&opt.keep, "keep", false, "put the cases that -only names in place of what results.json has of them")
+	flags.BoolVar(&opt.keep, "keep", false, "add the rounds to those that results.json has, instead of beginning anew")
 	flags.StringVar(&opt.out, "out", ".", "where results.json, RESULTS.md and results.svg are")
 	if err := flags.Parse(args); err != nil {
 		return err
@@ -69,9 +69,10 @@ func run(args []string) error {
 	if err := measureAll(opt, m, os.Stderr); err != nil {
 		return err
 	}
-	if !opt.writes() {
-		fmt.Println(m.markdown())
+	if opt.writes() {
+		return m.save(opt.out) // also when nothing was measured: what is kept is told anew
 	}
+	fmt.Println(m.markdown())
 	return nil
 }
 

@@ -8,9 +8,9 @@ import (
 
 // This file answers: how do the figures look?
 
-// Colours: ours stand out, the others are greys.
+// Colours: ours are blue, loops by hand grey, libraries warm.
 var colours = map[string]string{
-	"naive": "#94a3b8", "reuse": "#64748b", "gws": "#cbd5e1", "coder": "#cbd5e1", "gobwas": "#cbd5e1",
+	"naive": "#94a3b8", "reuse": "#64748b", "gobwas": "#fde68a", "gws": "#f59e0b", "coder": "#fca5a5",
 	"wsshard": "#60a5fa", "wsshard-ll": "#1d4ed8",
 }
 
@@ -37,7 +37,7 @@ text{font:13px system-ui,-apple-system,"Segoe UI",Helvetica,Arial,sans-serif;fil
 
 const (
 	plotWidth  = 920.0
-	plotHeight = 640.0
+	plotHeight = 668.0
 )
 
 // plot is an SVG of what matters most: a message's cost, the same from case to case, and what connections cost.
@@ -46,11 +46,11 @@ func (m *measured) plot() string {
 	d.add(`<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 %.0f %.0f" role="img" aria-label="CPU, memory and time that wsshard needs, compared with other libraries">`, plotWidth, plotHeight)
 	d.add(style)
 	d.add(`<rect width="%.0f" height="%.0f" rx="12" fill="#fff" stroke="#e2e8f0"/>`, plotWidth, plotHeight)
-	d.text(32, 44, "h", "A subscription manager that costs less than the loop you would have written")
-	d.text(32, 66, "s", fmt.Sprintf("medians of %d rounds on %s; lines reach from the lowest to the highest round", len(m.of(center, "naive", "cpu")), m.Machine))
-	m.messages(d, 32, 104)
-	m.shares(d, 500, 104)
-	m.connections(d, 32, 420)
+	d.text(32, 44, "h", "What a message and a connection cost the client")
+	d.text(32, 66, "s", fmt.Sprintf("medians of %d rounds, loopback, %s; lines reach from the lowest round to the highest", len(m.of(center, "naive", "cpu")), m.Machine))
+	m.messages(d, 32, 108)
+	m.shares(d, 500, 108)
+	m.connections(d, 32, 440)
 	d.add(`</svg>`)
 	return d.String()
 }
@@ -96,51 +96,42 @@ func (d *drawing) whisker(from, to, y float64) {
 func (m *measured) shares(d *drawing, x, y float64) {
 	d.text(x, y, "t", "From case to case")
 	d.text(x, y+18, "s", "CPU a message, the naive loop = 1")
-	const left, width = 150.0, 230.0
-	const most = 2.0
+	shown := []string{"wsshard-ll", "wsshard", "gws", "coder"}
+	for i, who := range shown {
+		lx := x + []float64{0, 178, 254, 302}[i]
+		d.add(`<circle cx="%.0f" cy="%.0f" r="5" fill="%s"/>`, lx+5, y+36, colours[who])
+		d.text(lx+15, y+40, "s", labels[who])
+	}
+	const left, width, most = 150.0, 230.0, 2.0
 	at := func(v float64) float64 { return x + left + width*min(v, most)/most }
 	var rows []testcase
 	for _, c := range cases() {
-		if strings.HasPrefix(c.name, "saturated/") || c.name == "paced" || c.name == "bursts" {
+		if c.spec.Mode == "saturated" || c.spec.Mode == "paced" {
 			rows = append(rows, c)
 		}
 	}
-	titles := map[string]string{center: "256 B", "paced": "100 × 200/s", "bursts": "bursts of 16"}
-	bottom := y + 44 + float64(len(rows))*21
+	top, step := y+66, 20.0
+	bottom := top + float64(len(rows))*step
 	for _, v := range []float64{0, 0.5, 1, 1.5, 2} {
-		d.add(`<path d="M%.1f %.0fV%.0f" stroke="%s"/>`, at(v), y+32, bottom-6, map[bool]string{true: "#64748b", false: "#e2e8f0"}[v == 1])
-		d.text(at(v), bottom+8, "s m", digitsShort(v))
+		d.add(`<path d="M%.1f %.0fV%.0f" stroke="%s"/>`, at(v), top-12, bottom-10, map[bool]string{true: "#64748b", false: "#e2e8f0"}[v == 1])
+		d.text(at(v), bottom+5, "s m", strings.TrimSuffix(fmt.Sprintf("%.1f", v), ".0"))
 	}
+	titles := map[string]string{center: "256 B, 16 connections", "paced": "100 × 200/s", "bursts": "100 × 200/s in bursts"}
 	for i, c := range rows {
-		line := y + 48 + float64(i)*21
+		line := top + float64(i)*step
 		title := c.title
 		if t := titles[c.name]; t != "" {
 			title = t
 		}
 		d.text(x+left-14, line+4, "s r", title)
-		for _, who := range []string{"coder", "gws", "wsshard", "wsshard-ll"} {
-			r := paired(m.of(c.name, who, "cpu"), m.of(c.name, "naive", "cpu"))
-			if s := spreadOf(r); len(r) > 0 {
-				fill := colours[who]
-				if who == "gws" {
-					fill = "#f59e0b"
-				}
-				d.add(`<circle cx="%.1f" cy="%.1f" r="5" fill="%s" stroke="#fff"><title>%s: %s</title></circle>`, at(s.median), line, fill, labels[who], s)
+		for k := len(shown) - 1; k >= 0; k-- { // ours on top
+			s := spreadOf(paired(m.of(c.name, shown[k], "cpu"), m.of(c.name, "naive", "cpu")))
+			if s.known() {
+				d.add(`<circle cx="%.1f" cy="%.1f" r="5" fill="%s" stroke="#fff"><title>%s: %s</title></circle>`, at(s.median), line, colours[shown[k]], labels[shown[k]], s)
 			}
 		}
 	}
-	for i, who := range []string{"wsshard-ll", "wsshard", "gws", "coder"} {
-		fill := colours[who]
-		if who == "gws" {
-			fill = "#f59e0b"
-		}
-		lx := x + []float64{0, 172, 246, 292}[i]
-		d.add(`<circle cx="%.0f" cy="%.0f" r="5" fill="%s"/>`, lx+5, bottom+26, fill)
-		d.text(lx+15, bottom+30, "s", labels[who])
-	}
 }
-
-func digitsShort(v float64) string { return strings.TrimSuffix(fmt.Sprintf("%.1f", v), ".0") }
 
 // connections are small bars: what connections cost when nothing or everything happens to them.
 func (m *measured) connections(d *drawing, x, y float64) {

@@ -3,6 +3,7 @@ package main
 import (
 	"encoding/xml"
 	"io"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -56,7 +57,7 @@ func TestReport(t *testing.T) {
 	}
 }
 
-// What a run keeps the next one finds, and replaces what it measures anew.
+// What a run keeps the next one finds, and adds to: round still stands beside round.
 func TestKept(t *testing.T) {
 	dir := t.TempDir()
 	m := newMeasured()
@@ -75,7 +76,8 @@ func TestKept(t *testing.T) {
 	if v := next.of("paced", "naive", "cpu"); len(v) != 2 || v[0] != 1.2346 || v[1] != 123460 {
 		t.Errorf("%v", v)
 	}
-	if v := next.of("idle", "naive", "rss"); len(v) != 3 {
+	next.add("idle", figures{"naive": {"rss": {4, 5}}})
+	if v := next.of("idle", "naive", "rss"); !slices.Equal(v, []float64{1, 2, 3, 4, 5}) {
 		t.Errorf("%v", v)
 	}
 	other := newMeasured()

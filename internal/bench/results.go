@@ -22,11 +22,27 @@ type measured struct {
 	Machine string
 	Peers   string             // who is compared with whom
 	Date    string             // of the last run
+	Checked []string           // contenders that have delivered byte for byte
 	Rounds  map[string]figures // by case
 }
 
 func newMeasured() *measured {
 	return &measured{Machine: machine(), Peers: peers(), Date: time.Now().UTC().Format(time.DateOnly), Rounds: make(map[string]figures)}
+}
+
+// add puts rounds behind those that are there.
+func (m *measured) add(name string, rows figures) {
+	if m.Rounds[name] == nil {
+		m.Rounds[name] = make(figures)
+	}
+	for who, row := range rows {
+		if m.Rounds[name][who] == nil {
+			m.Rounds[name][who] = make(map[string][]float64)
+		}
+		for figure, values := range row {
+			m.Rounds[name][who][figure] = append(m.Rounds[name][who][figure], values...)
+		}
+	}
 }
 
 // of is one figure's rounds; nil: it was not measured.
@@ -50,7 +66,7 @@ func (m *measured) load(dir string) error {
 	if before.Machine != m.Machine || before.Peers != m.Peers {
 		return fmt.Errorf("%s is of another machine or other versions: %s; %s", keptIn, before.Machine, before.Peers)
 	}
-	m.Rounds = before.Rounds
+	m.Checked, m.Rounds = before.Checked, before.Rounds
 	return nil
 }
 

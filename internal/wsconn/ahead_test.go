@@ -8,6 +8,8 @@ import (
 	"io"
 	"math/rand/v2"
 	"net"
+	"os"
+	"runtime"
 	"syscall"
 	"testing"
 	"testing/iotest"
@@ -37,6 +39,13 @@ func dialTCP(t *testing.T) (tap *Tap, client, server *net.TCPConn) {
 }
 
 const maxTestHead = 1 << 10
+
+// waits returns when somebody reads.
+func waits(tap *Tap) {
+	for !tap.Signs().Waiting {
+		runtime.Gosched()
+	}
+}
 
 func TestAheadBytes(t *testing.T) {
 	want := make([]byte, 1<<20)
@@ -103,12 +112,10 @@ func TestAheadBuffer(t *testing.T) {
 		tap.Read(buf)
 		close(read)
 	}()
-	for !tap.Signs().Waiting {
-		time.Sleep(time.Millisecond)
-	}
+	waits(tap)
 	server.Write([]byte("d"))
 	<-read
-	if s := tap.Signs(); s.Reads != 2 || !s.Current {
+	if s := tap.Signs(); s.Reads != 2 {
 		t.Errorf("%+v", s)
 	}
 }
@@ -128,9 +135,7 @@ func TestAheadErrors(t *testing.T) {
 			_, err := tap.Read(make([]byte, 10))
 			failed <- err
 		}()
-		for !tap.Signs().Waiting {
-			time.Sleep(time.Millisecond)
-		}
+		waits(tap)
 		c.breaks(client, server)
 		err := <-failed
 		var ne net.Error
@@ -140,6 +145,33 @@ func TestAheadErrors(t *testing.T) {
 		if _, again := tap.Read(make([]byte, 10)); again == nil {
 			t.Errorf("%s: the next read did not fail", name)
 		}
+	}
+}
+
+// Deadlines hold as they do for any connection, and end with it no more than there.
+func TestAheadDeadline(t *testing.T) {
+	tap, _, server := dialTCP(t)
+	buf := make([]byte, 10)
+	tap.SetReadDeadline(time.Now().Add(-time.Second))
+	var ne net.Error
+	if n, err := tap.Read(buf); n != 0 || !errors.As(err, &ne) || !ne.Timeout() || !errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Errorf("past its deadline it read %d, %v", n, err)
+	}
+	failed := make(chan error, 1)
+	tap.SetReadDeadline(time.Time{})
+	go func() {
+		_, err := tap.Read(buf)
+		failed <- err
+	}()
+	waits(tap)
+	tap.SetReadDeadline(time.Now().Add(-time.Second))
+	if err := <-failed; !errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Errorf("a read that waited: %v", err)
+	}
+	tap.SetReadDeadline(time.Time{})
+	server.Write([]byte("abc"))
+	if n, err := tap.Read(buf); err != nil || string(buf[:n]) != "abc" {
+		t.Errorf("then %q, %v", buf[:n], err)
 	}
 }
 

@@ -5,6 +5,7 @@
 package wsconn
 
 import (
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
@@ -245,13 +246,19 @@ func (c *Conn) SendClose(code int, limit time.Duration) error {
 // Kill closes the socket at once, without a close frame. A TLS layer is not asked: its farewell may block.
 func (c *Conn) Kill() { Kill(c.Conn) }
 
-// Kill closes the innermost connection of conn.
+// An Under is a connection of ours that lies on another.
+type Under interface{ Under() net.Conn }
+
+// Kill closes the socket that conn lies on. Other people's types are closed as they are, since they may mean something by it.
 func Kill(conn net.Conn) error {
 	for {
-		inner, ok := conn.(interface{ NetConn() net.Conn })
-		if !ok {
+		switch c := conn.(type) {
+		case *tls.Conn:
+			conn = c.NetConn()
+		case Under:
+			conn = c.Under()
+		default:
 			return conn.Close()
 		}
-		conn = inner.NetConn()
 	}
 }

@@ -393,6 +393,19 @@ func TestWriteDeadline(t *testing.T) {
 	}
 }
 
+// counted is a connection of the application's, which keeps count of those that are open.
+type counted struct {
+	net.Conn
+	closed int
+}
+
+func (c *counted) NetConn() net.Conn { return c.Conn }
+
+func (c *counted) Close() error {
+	c.closed++
+	return c.Conn.Close()
+}
+
 // Kill finds the socket under whatever lies on it, and a TLS layer is not asked.
 func TestKill(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -408,6 +421,15 @@ func TestKill(t *testing.T) {
 			t.Errorf("the socket is open: %v", err)
 		}
 	})
+	// What a dial function of the application returned is closed by its own Close, whatever it says is under it.
+	client, server := net.Pipe()
+	defer client.Close()
+	defer server.Close()
+	theirs := &counted{Conn: client}
+	Kill(NewTap(tls.Client(theirs, &tls.Config{InsecureSkipVerify: true}), 0).Conn)
+	if theirs.closed != 1 {
+		t.Errorf("it was closed %d times", theirs.closed)
+	}
 	opened(t, Options{}, false, func(t *testing.T, c *Conn, srv *wstest.Conn) {
 		done := make(chan error, 1)
 		go func() { _, _, err := c.Read(); done <- err }()
