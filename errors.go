@@ -104,7 +104,7 @@ func (e *DialError) Unwrap() error { return e.Err }
 type HandshakeError struct {
 	StatusCode int
 	Header     http.Header   // less Set-Cookie; never printed
-	RetryAfter time.Duration // 0: none was given
+	RetryAfter time.Duration // 0: none was given; more than an hour is taken for one
 	Body       []byte        // first 1 KiB; never printed
 	Reason     string        // what was wrong, beside the status
 }
