@@ -86,10 +86,10 @@ func (m *ShardManager[S]) Reconnect(shardID int) error {
 	return nil
 }
 
-// Send writes msg to the shard's live connection, within the pace; nil means written to the socket. What it does on the
-// server does not survive a reconnect or a switchover. ErrNotConnected, with ErrShardParked when the shard gave up;
-// ErrUnknownShard, ErrStopped, ErrInvalidMessage, the cause of ctx; ErrInCallback from inside the callback that encodes a
-// request: it is queued. msg.Data passes to the library.
+// Send writes msg to the shard's live connection, within the pace; nil means written to the socket. While that one is read
+// to its end in a switchover, the next is meant. What it does on the server does not survive a reconnect or a switchover.
+// ErrNotConnected, with ErrShardParked when the shard gave up; ErrUnknownShard, ErrStopped, ErrInvalidMessage, the cause of
+// ctx; ErrInCallback from inside the callback that encodes a request: it is queued. msg.Data passes to the library.
 func (m *ShardManager[S]) Send(ctx context.Context, shardID int, msg Message) error {
 	s, err := m.shardOf(shardID)
 	if err != nil {
@@ -107,8 +107,14 @@ func (m *ShardManager[S]) Send(ctx context.Context, shardID int, msg Message) er
 	}
 	writer := onStack("writeLoop")
 	out := &send{ctx: ctx, msg: msg, done: make(chan error, 1)}
-	if err := c.out.send(out); err != nil {
-		return err
+	for {
+		err := c.out.send(out)
+		if err == nil {
+			break
+		}
+		if c = c.heir.Load(); c == nil {
+			return err
+		}
 	}
 	poke(c.wake)
 	if writer {

@@ -41,7 +41,8 @@ type session[S comparable] struct {
 	relay  *relay[S]                // set for the next connection of a switchover
 	watch  atomic.Pointer[relay[S]] // set on the old one, when the dial begins; read by whoever delivers
 
-	repeats atomic.Pointer[repeats] // keys that the connection before delivered; nil: none to look for
+	heir    atomic.Pointer[session[S]] // set when it is retired: what is sent from now on is written there
+	repeats atomic.Pointer[repeats]    // keys that the connection before delivered; nil: none to look for
 
 	retired   chan struct{} // closed by the shard's loop: send a close frame, write nothing more
 	readDone  chan struct{} // closed when the read loop has ended

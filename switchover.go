@@ -182,6 +182,7 @@ func (ch *change[S]) cutOver(ctx context.Context) {
 	}
 	down := ch.lost
 	if ch.lost = ch.lost || cur.ctx.Err() != nil; !ch.lost {
+		cur.heir.Store(next)
 		close(cur.retired)
 	}
 	<-cur.delivered // bounded by DrainTimeout and the handler

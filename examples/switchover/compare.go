@@ -47,7 +47,7 @@ func compare(ctx context.Context, opt options, out io.Writer) (ok bool, err erro
 
 // replace does it once, and watches from shortly before until shortly after.
 func (s *stage) replace(ctx context.Context, w *way, id int) error {
-	const around = 50 * time.Millisecond
+	const around = 25 * time.Millisecond
 	sh := &s.app.shards[id]
 	sleep(ctx, around)
 	missed, before := sh.tally.Totals().Missed, sh.served()
@@ -65,7 +65,7 @@ func (s *stage) replace(ctx context.Context, w *way, id int) error {
 		sleep(limit, time.Millisecond)
 	}
 	err := s.m.Sync(limit)
-	sleep(ctx, 4*around) // each topic ticks again
+	sleep(ctx, 6*around) // each topic ticks again
 	w.silence = append(w.silence, sh.silence())
 	w.missing += sh.tally.Totals().Missed - missed
 	return err
