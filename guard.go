@@ -128,21 +128,26 @@ type guardedLog struct {
 	panics *atomic.Uint64
 }
 
+func (g guardedLog) Enabled(ctx context.Context, level slog.Level) bool {
+	defer g.survive()
+	return g.Handler.Enabled(ctx, level)
+}
+
 func (g guardedLog) Handle(ctx context.Context, r slog.Record) error {
-	defer func() {
-		if recover() != nil {
-			g.panics.Add(1)
-		}
-	}()
+	defer g.survive()
 	return g.Handler.Handle(ctx, r)
 }
 
-func (g guardedLog) WithAttrs(attrs []slog.Attr) slog.Handler {
+func (g guardedLog) WithAttrs(attrs []slog.Attr) (with slog.Handler) {
+	defer g.survive()
+	with = g
 	return guardedLog{g.Handler.WithAttrs(attrs), g.panics}
 }
 
-func (g guardedLog) WithGroup(name string) slog.Handler {
-	return guardedLog{g.Handler.WithGroup(name), g.panics}
+func (g guardedLog) survive() {
+	if recover() != nil {
+		g.panics.Add(1)
+	}
 }
 
 // withCallback marks ctx as one that callbacks of m are given.

@@ -23,7 +23,7 @@ type shard[S comparable] struct {
 	run     *run[S] // nil until started; set before its goroutine begins
 	id      int
 	egress  string
-	log     *slog.Logger
+	log     *slog.Logger // written by the reconnect loop before anything else
 	desired *reconcile.Desired[S]
 	stats   shardStats
 	fresh   freshness[S]
@@ -56,7 +56,6 @@ func newShard[S comparable](m *ShardManager[S], id int) *shard[S] {
 		wake:    make(chan struct{}, 1),
 		uniform: newUniform(m.seed, id),
 	}
-	s.log = m.log.With("shard", id, "egress", s.egress)
 	s.tries = newAttempts(m.cfg.Backoff, s.uniform)
 	s.stats.state = ShardStopped
 	s.stats.egress = s.egress
@@ -66,6 +65,7 @@ func newShard[S comparable](m *ShardManager[S], id int) *shard[S] {
 // reconnectLoop keeps the shard connected until ctx ends. Each turn is one attempt and the life of what it opened.
 func (s *shard[S]) reconnectLoop(ctx context.Context) {
 	defer s.stopped()
+	s.log = s.m.log.With("shard", s.id, "egress", s.egress) // here, where no lock is held
 	for ctx.Err() == nil {
 		// 1st: one attempt.
 		s.enter(ShardConnecting)
