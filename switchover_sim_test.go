@@ -56,18 +56,22 @@ const (
 // out of order; where Settle is too short, what is missing was announced by Proof=settle; where a connection was lost, it lies
 // inside a Gap.
 func TestUnfriendlyServer(t *testing.T) {
+	seeds := *switchSeeds
+	if testing.Short() {
+		seeds = (seeds + 4) / 5
+	}
 	for _, mode := range simModes {
 		t.Run(mode.name, func(t *testing.T) {
 			var sum simTotals
-			for i := range *switchSeeds {
+			for i := range seeds {
 				seed := *switchFirst + uint64(i)
 				synctest.Test(t, func(t *testing.T) { newSim(t, seed, mode).run(&sum) })
 				if t.Failed() {
 					t.Fatalf("seed %d", seed)
 				}
 			}
-			t.Logf("%d seeds: %+v", *switchSeeds, sum)
-			if mode.lossy && sum.Missing == 0 && *switchSeeds >= 10 {
+			t.Logf("%d seeds: %+v", seeds, sum)
+			if mode.lossy && sum.Missing == 0 && seeds >= 10 {
 				t.Error("nothing was missing: the server is too friendly to tell")
 			}
 		})
