@@ -204,7 +204,8 @@ func (ch *change[S]) cutOver(ctx context.Context) {
 	s.promote(next)
 	next.expect(ch.relay.release())
 	go next.flush()
-	if ch.carriesAll(time.Now()) { // else next's write loop closes it, when that is so
+	ch.stillAt, ch.still = time.Time{}, milestone{} // what came anew since is missed as well
+	if ch.carriesAll(time.Now()) {                  // else next's write loop closes it, when that is so
 		s.closeGap(next)
 	}
 }

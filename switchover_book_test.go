@@ -24,9 +24,13 @@ var bookMoves = flag.Int("switchover-books", 400, "books: how many switchovers")
 // TestBooks keeps order books through many switchovers. A connection gives a snapshot of a book and then deltas that apply to
 // it, without keys. After each switchover the books are the server's, and each connection's deltas came without a hole.
 func TestBooks(t *testing.T) {
+	moves := *bookMoves / 2
+	if testing.Short() {
+		moves /= 5
+	}
 	for _, acks := range []bool{true, false} {
 		t.Run(fmt.Sprintf("acks=%v", acks), func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) { newExchange(t, acks).run(*bookMoves / 2) })
+			synctest.Test(t, func(t *testing.T) { newExchange(t, acks).run(moves) })
 		})
 	}
 }

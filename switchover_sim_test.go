@@ -1,20 +1,16 @@
 package wsshard_test
 
 import (
-	"container/heap"
 	"context"
 	"flag"
 	"fmt"
 	"math/rand/v2"
-	"slices"
 	"strconv"
 	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
-
-	"github.com/gorilla/websocket"
 
 	"github.com/seed-829c304d/wsshard"
 	"github.com/seed-829c304d/wsshard/internal/wstest"
@@ -56,18 +52,22 @@ const (
 // out of order; where Settle is too short, what is missing was announced by Proof=settle; where a connection was lost, it lies
 // inside a Gap.
 func TestUnfriendlyServer(t *testing.T) {
+	seeds := *switchSeeds
+	if testing.Short() {
+		seeds = (seeds + 4) / 5
+	}
 	for _, mode := range simModes {
 		t.Run(mode.name, func(t *testing.T) {
 			var sum simTotals
-			for i := range *switchSeeds {
+			for i := range seeds {
 				seed := *switchFirst + uint64(i)
 				synctest.Test(t, func(t *testing.T) { newSim(t, seed, mode).run(&sum) })
 				if t.Failed() {
 					t.Fatalf("seed %d", seed)
 				}
 			}
-			t.Logf("%d seeds: %+v", *switchSeeds, sum)
-			if mode.lossy && sum.Missing == 0 && *switchSeeds >= 10 {
+			t.Logf("%d seeds: %+v", seeds, sum)
+			if mode.lossy && sum.Missing == 0 && seeds >= 10 {
 				t.Error("nothing was missing: the server is too friendly to tell")
 			}
 		})
@@ -114,14 +114,6 @@ type simTopic struct {
 	at   []time.Time   // when it ticked
 }
 
-// simConn is what the server knows of a connection.
-type simConn struct {
-	peer   *wstest.Peer
-	on     map[int]bool
-	last   map[int]time.Time // when the newest message of a topic leaves
-	closed bool
-}
-
 type simSeen struct {
 	n   int
 	at  time.Time
@@ -132,28 +124,6 @@ type simSpan struct {
 	from, to time.Time
 	report   wsshard.SwitchoverReport
 	failed   bool
-}
-
-// simEvent is something that the server does at an instant.
-type simEvent struct {
-	at  time.Time
-	seq int // of those at one instant, the first that was arranged for comes first
-	do  func()
-}
-
-type simHeap []simEvent
-
-func (h simHeap) Len() int      { return len(h) }
-func (h simHeap) Swap(i, j int) { h[i], h[j] = h[j], h[i] }
-func (h *simHeap) Push(x any)   { *h = append(*h, x.(simEvent)) }
-func (h simHeap) Less(i, j int) bool {
-	return h[i].at.Before(h[j].at) || h[i].at.Equal(h[j].at) && h[i].seq < h[j].seq
-}
-
-func (h *simHeap) Pop() any {
-	last := (*h)[len(*h)-1]
-	*h = (*h)[:len(*h)-1]
-	return last
 }
 
 func newSim(t *testing.T, seed uint64, mode simMode) *sim {
@@ -200,108 +170,6 @@ func newSim(t *testing.T, seed uint64, mode simMode) *sim {
 }
 
 func (s *sim) upTo(d time.Duration) time.Duration { return time.Duration(s.rnd.Int64N(int64(d))) }
-
-// The server.
-
-// loop does what is due, at exactly its instant.
-func (s *sim) loop() {
-	timer := time.NewTimer(time.Hour)
-	defer timer.Stop()
-	for {
-		s.mu.Lock()
-		wait := time.Hour
-		if len(s.events) > 0 {
-			if wait = time.Until(s.events[0].at); wait <= 0 {
-				ev := heap.Pop(&s.events).(simEvent)
-				s.mu.Unlock()
-				ev.do()
-				continue
-			}
-		}
-		s.mu.Unlock()
-		timer.Reset(wait)
-		select {
-		case <-timer.C:
-		case <-s.wake:
-		case <-s.stop:
-			return
-		}
-	}
-}
-
-// laterLocked has do done after d.
-func (s *sim) laterLocked(at time.Time, do func()) {
-	s.seq++
-	heap.Push(&s.events, simEvent{at, s.seq, do})
-	select {
-	case s.wake <- struct{}{}:
-	default:
-	}
-}
-
-// tick publishes the next message of a topic, and arranges for the one after it.
-func (s *sim) tick(i int) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	topic, now := s.topics[i], time.Now()
-	topic.at = append(topic.at, now)
-	text := topic.name + ":" + strconv.Itoa(len(topic.at))
-	for _, c := range s.conns {
-		if !c.on[i] || c.closed {
-			continue
-		}
-		leaves := now.Add(time.Duration(s.sched.Int64N(int64(s.skew))))
-		if leaves.Before(c.last[i]) {
-			leaves = c.last[i]
-		}
-		c.last[i] = leaves
-		s.laterLocked(leaves, func() { s.send(c, text) })
-	}
-	s.laterLocked(now.Add(time.Duration(s.sched.ExpFloat64()*float64(topic.mean))), func() { s.tick(i) })
-}
-
-// send is what happens to a message when its lag is over: the client gets it, unless the connection was told to close.
-func (s *sim) send(c *simConn, text string) {
-	s.mu.Lock()
-	closed := c.closed
-	s.mu.Unlock()
-	if !closed {
-		c.peer.Send(text)
-	}
-}
-
-func (s *sim) opened(p *wstest.Peer) {
-	c := &simConn{peer: p, on: map[int]bool{}, last: map[int]time.Time{}}
-	s.mu.Lock()
-	s.conns[p] = c
-	s.mu.Unlock()
-	p.Conn().SetCloseHandler(func(code int, _ string) error {
-		s.mu.Lock()
-		c.closed = true
-		s.mu.Unlock()
-		return p.Conn().WriteControl(websocket.CloseMessage, websocket.FormatCloseMessage(code, ""), time.Now().Add(time.Second))
-	})
-}
-
-// request takes effect for each topic in its own time, and is answered then.
-func (s *sim) request(p *wstest.Peer, _ int, data []byte) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	c := s.conns[p]
-	for name := range strings.SplitSeq(string(data[1:]), ",") {
-		i, _ := strconv.Atoi(name[1:])
-		if data[0] == '-' {
-			c.on[i] = false
-			continue
-		}
-		s.laterLocked(time.Now().Add(time.Duration(s.sched.Int64N(int64(s.honour)))), func() {
-			s.mu.Lock()
-			c.on[i] = true
-			s.mu.Unlock()
-			s.send(c, "ack:"+name)
-		})
-	}
-}
 
 // The handler.
 
@@ -460,101 +328,5 @@ func (s *sim) strike() {
 				time.AfterFunc(long, func() { conn.BlackHole(false) })
 			}
 		}
-	})
-}
-
-// check is called at rest.
-func (s *sim) check(sum *simTotals) {
-	for i, topic := range s.topics {
-		if s.churns && i < simLate {
-			continue
-		}
-		seen := s.got[topic.name]
-		sum.Published += len(topic.at)
-		sum.Delivered += len(seen)
-		if len(seen) == 0 {
-			continue
-		}
-		first, last, times := seen[0].n, 0, map[int]int{}
-		for _, m := range seen {
-			if m.n < first {
-				// Subscribed during the overlap, and honoured on the new connection first: all of the old comes before all
-				// of the new.
-				continue
-			}
-			if times[m.n]++; times[m.n] > 1 {
-				sum.Twice++
-				if !s.lostNear(m.at) {
-					s.t.Errorf("%s:%d came twice, at %v on connection %d", topic.name, m.n, m.at.Sub(s.begin), m.gen)
-				}
-			} else if m.n < last {
-				sum.Disordered++
-				if s.mode.lossy && !s.mode.faults {
-					continue // the old connection was not live either: see the one that was subscribed during the overlap
-				}
-				s.t.Errorf("%s:%d came after %d, at %v", topic.name, m.n, last, m.at.Sub(s.begin))
-			}
-			last = max(last, m.n)
-		}
-		for n := first; n <= len(topic.at); n++ {
-			at := topic.at[n-1]
-			if times[n] > 0 || time.Since(at) < simSkew+s.latency {
-				continue
-			}
-			sum.Missing++
-			if why := s.excused(topic.name, at); why != "" {
-				s.t.Errorf("%s:%d, published at %v, is missing: %s", topic.name, n, at.Sub(s.begin), why)
-			}
-		}
-	}
-	for _, span := range s.spans {
-		if sum.Dropped += span.report.Dropped; span.failed {
-			sum.Failed++
-		} else {
-			sum.Switchovers++
-		}
-		if !s.mode.faults && (span.failed || span.report.Proof == "none") {
-			s.t.Errorf("switchover %+v", span)
-		}
-	}
-	if sum.Gaps += len(s.gaps); !s.mode.faults && len(s.gaps) > 0 {
-		s.t.Errorf("gaps: %+v", s.gaps)
-	}
-	if s.t.Failed() {
-		s.t.Logf("latency %v, honoured within %v, skew %v, changes %v, each %v", s.latency, s.honour, s.skew, s.churns, s.pause)
-		s.t.Log(strings.Join(s.story, "\n"))
-	}
-}
-
-// excused says why a message must not be missing; "": it may.
-func (s *sim) excused(topic string, at time.Time) string {
-	switch {
-	case s.mode.faults:
-		if !slices.ContainsFunc(s.gaps, func(ev wsshard.Event[string]) bool {
-			// What was on its way when the last frame came is later than that by what fan-out and travel take.
-			return slices.Contains(ev.Subs, topic) && !at.Before(ev.From.Add(-simSkew-s.latency)) && !at.After(ev.To)
-		}) {
-			return "it lies in no gap"
-		}
-	case !s.mode.lossy:
-		return "nothing may be"
-	default:
-		for _, span := range s.spans {
-			if !at.Before(span.from.Add(-simSkew-s.latency)) && !at.After(span.to.Add(simHonour)) {
-				if span.report.Proof == "settle" {
-					return ""
-				}
-				return fmt.Sprintf("its switchover had %+v", span.report)
-			}
-		}
-		return "there was no switchover"
-	}
-	return ""
-}
-
-// lostNear reports whether a connection was lost about then: only the two of a switchover know each other's keys.
-func (s *sim) lostNear(at time.Time) bool {
-	return slices.ContainsFunc(s.gaps, func(ev wsshard.Event[string]) bool {
-		return !at.Before(ev.From) && !at.After(ev.To.Add(simHonour))
 	})
 }
