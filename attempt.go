@@ -80,15 +80,11 @@ func (o *opening[S]) timed(ctx context.Context, step func(ctx context.Context) e
 }
 
 func (o *opening[S]) dial(ctx context.Context) (ws *websocket.Conn, tap *wsconn.Tap, err error) {
-	var u *url.URL
-	err = o.timed(ctx, func(ctx context.Context) (err error) {
-		u, err = o.url(ctx)
-		return err
-	})
+	u, k, err := o.url(ctx)
 	if err != nil {
 		return nil, nil, err
 	}
-	k := doorKey{strings.ToLower(hostPort(u)), o.sh.egress}
+	asked := time.Now()
 	v, err := o.haste.enter(ctx, o.sh.run.gate, k, o.lost)
 	if err != nil {
 		return nil, nil, err
@@ -105,6 +101,16 @@ func (o *opening[S]) dial(ctx context.Context) (ws *websocket.Conn, tap *wsconn.
 		}
 		o.sh.run.gate.leave(k, v, host, err, retryAfter)
 	}()
+	if time.Since(asked) >= urlLife {
+		o.left = o.m.cfg.Connection.ConnectTimeout // what came before is for nothing
+		again, door, err := o.url(ctx)
+		if err != nil {
+			return nil, nil, err
+		}
+		if door == k { // another has a gate of its own, with a line of its own
+			u = again
+		}
+	}
 	err = o.timed(ctx, func(ctx context.Context) error {
 		header, err := o.header(ctx)
 		if err != nil {
@@ -126,16 +132,27 @@ func (o *opening[S]) dial(ctx context.Context) (ws *websocket.Conn, tap *wsconn.
 	return ws, tap, err
 }
 
-func (o *opening[S]) url(ctx context.Context) (u *url.URL, err error) {
-	var raw string
-	if panicked := o.m.apart("URL", func() { raw, err = o.m.h.URL(ctx, o.st) }); panicked != nil {
-		return nil, panicked
+// urlLife is how long a URL may wait at the gate. Signatures and tokens in one do not last as long as a line there can be.
+const urlLife = time.Second
+
+// url asks where to dial, and says which door of the gate that is.
+func (o *opening[S]) url(ctx context.Context) (u *url.URL, k doorKey, err error) {
+	err = o.timed(ctx, func(ctx context.Context) (err error) {
+		var raw string
+		if panicked := o.m.apart("URL", func() { raw, err = o.m.h.URL(ctx, o.st) }); panicked != nil {
+			return panicked
+		}
+		if err != nil {
+			return err
+		}
+		o.shown = redactURL(raw)
+		u, err = parseURL(raw)
+		return err
+	})
+	if err == nil {
+		k = doorKey{strings.ToLower(hostPort(u)), o.sh.egress}
 	}
-	if err != nil {
-		return nil, err
-	}
-	o.shown = redactURL(raw)
-	return parseURL(raw)
+	return u, k, err
 }
 
 func (o *opening[S]) header(ctx context.Context) (h http.Header, err error) {

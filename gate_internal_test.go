@@ -261,6 +261,30 @@ func TestGateRetryAfter(t *testing.T) {
 	}
 }
 
+// remembering is a limiter that remembers what was blocked.
+type remembering struct {
+	ConnectLimiter
+	blocked []doorKey
+}
+
+func (r *remembering) Block(host, egress string, _ time.Time) {
+	r.blocked = append(r.blocked, doorKey{host, egress})
+}
+
+// The limiter, and so other managers, hears of a Retry-After that shards without a connection met, and of no other.
+func TestGateTellsTheLimiter(t *testing.T) {
+	for class, want := range map[urgency]int{urgent: 1, asked: 0, routine: 0} {
+		l := &remembering{ConnectLimiter: NewConnectLimiter(9, time.Second)}
+		gateTest(t, ConnectionConfig{Limiter: l}, func(s *street) {
+			s.come("first", class).leaveWith(hostUp, 0)
+			s.come("second", class).leaveWith(hostUp, time.Second)
+			if len(l.blocked) != want || want == 1 && l.blocked[0] != s.key {
+				t.Errorf("class %d: %v was blocked", class, l.blocked)
+			}
+		})
+	}
+}
+
 // A server is not trusted: whatever it asks for, and jitter too, ends after an hour.
 func TestGateRetryAfterIsBounded(t *testing.T) {
 	for _, c := range []struct {

@@ -9,6 +9,7 @@ import (
 	"runtime"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -254,6 +255,48 @@ func TestStopAtTheGate(t *testing.T) {
 					t.Errorf("Stop: %v after %v", err, time.Since(begin))
 				}
 			})
+		})
+	}
+}
+
+// stamped puts into the URL when it was asked for it.
+type stamped struct {
+	*app
+	hosts []string // taken in turn
+	asked atomic.Int64
+}
+
+func (s *stamped) URL(context.Context, wsshard.ConnectionState) (string, error) {
+	n := int(s.asked.Add(1)) - 1
+	return fmt.Sprintf("ws://%s/%d", s.hosts[n%len(s.hosts)], time.Now().Unix()), nil
+}
+
+// Whoever waited at the gate dials by a URL of now: a token in one does not wait. A new URL for another host would be one for
+// another gate: then the old one must do.
+func TestGateLetsNoURLGrowOld(t *testing.T) {
+	for _, c := range []struct {
+		hosts  []string
+		oldest time.Duration
+		calls  int64
+	}{
+		{[]string{"srv"}, 0, 5}, // the first of three does not wait
+		{[]string{"srv", "srv", "srv", "elsewhere"}, 2 * time.Minute, 5},
+	} {
+		s := &stamped{hosts: c.hosts}
+		cfg := one(wsshard.ConnectionConfig{Limiter: wsshard.NewConnectLimiter(1, time.Minute)})
+		bubble(t, cfg, func(a *app) wsshard.Handler[string] { s.app = a; return s }, func(w *world) {
+			w.start("a", "b", "c")
+			for i := range 3 {
+				r := w.srv.Conn(i).Request()
+				var at int64
+				fmt.Sscanf(r.URL.Path, "/%d", &at)
+				if age := w.net.DialTimes()[i].Sub(time.Unix(at, 0)); age > c.oldest {
+					t.Errorf("%v: connection %d was dialled by a URL of %v ago", c.hosts, i, age)
+				}
+			}
+			if n := s.asked.Load(); n != c.calls {
+				t.Errorf("URL was called %d times, want %d", n, c.calls)
+			}
 		})
 	}
 }

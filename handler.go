@@ -24,7 +24,8 @@ import (
 // A panic in any method is survived, counted in Metrics.HandlerPanics and logged with its stack.
 type Handler[S comparable] interface {
 	// URL returns the address of the next dial, ws:// or wss://. It is called before every attempt, so it may carry a fresh
-	// token. An error is a failed attempt.
+	// token; and again, for the same reason, when that attempt had to wait for the gate (a budget, Retry-After, the circuit
+	// breaker). An error is a failed attempt.
 	URL(ctx context.Context, st ConnectionState) (string, error)
 
 	// SubscriptionMessage encodes one request, first time or replay, of at most Config.Subscribe.MaxPerMessage topics.

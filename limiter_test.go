@@ -131,6 +131,34 @@ func TestLimiterBlock(t *testing.T) {
 	}
 }
 
+// What is blocked stays so, whatever other hosts come by.
+func TestLimiterBlockIsNotForgotten(t *testing.T) {
+	limiterTest(t, 2, time.Second, func(q *queue) {
+		q.l.Block("h", "", q.begin.Add(time.Minute))
+		time.Sleep(10 * time.Second)
+		q.come(q.t.Context(), "b", "other", "")
+		q.come(q.t.Context(), "a", "h", "")
+		time.Sleep(time.Hour)
+		q.want("b@10", "a@60")
+	})
+}
+
+// However a host is spelled, it is one to the limiter, and with its port.
+func TestLimiterHearsOneSpelling(t *testing.T) {
+	for url, want := range map[string]string{"ws://SRV/": "srv:80 ", "wss://Srv/": "srv:443 ", "ws://srv:80": "srv:80 ", "ws://[::A]/": "[::a]:80 "} {
+		limiter := &noting{}
+		cfg := one(wsshard.ConnectionConfig{Limiter: limiter})
+		bubble(t, cfg, nil, func(w *world) {
+			w.app.url = url
+			w.begin("a")
+			after(0)
+			if len(limiter.keys) != 1 || limiter.keys[0] != want {
+				t.Errorf("%s: the limiter was asked about %q, want %q", url, limiter.keys, want)
+			}
+		})
+	}
+}
+
 // Whoever comes and goes when, no window holds more than n.
 func TestLimiterAnyWindow(t *testing.T) {
 	for seed := range uint64(50) {

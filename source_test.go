@@ -170,15 +170,19 @@ func TestSourceFamilyIsMatched(t *testing.T) {
 
 // What cannot be bound, or cannot reach the server's family, is said as such, and says nothing against the host.
 func TestSourceAddressThatCannotBeUsed(t *testing.T) {
-	srv := startLive(t, "127.0.0.1:0", nil)
+	haveIPv6(t)
+	v4, v6 := startLive(t, "127.0.0.1:0", nil), startLive(t, "[::1]:0", nil)
 	for _, c := range []struct {
-		source, says string
-		is           error
+		source, url, says string
+		is                error
 	}{
-		{"192.0.2.1", "cannot assign requested address", syscall.EADDRNOTAVAIL},
-		{"::1", "no suitable address", nil},
+		{"192.0.2.1", v4.url, "cannot assign requested address", syscall.EADDRNOTAVAIL},
+		{"::1", v4.url, "no suitable address", nil},
+		{"127.0.0.1", v6.url, "no suitable address", nil},
+		{"::", v4.url, "no suitable address", nil}, // any, of one family
+		{"0.0.0.0", v6.url, "no suitable address", nil},
 	} {
-		h := newCaller(srv.url)
+		h := newCaller(c.url)
 		h.parkAfter(10)
 		m, err := wsshard.New[string](h, wsshard.Config{
 			Connection: wsshard.ConnectionConfig{SourceIPs: []string{c.source}, CircuitBreakerThreshold: 2},
