@@ -68,10 +68,17 @@ func (c *cell) wantOnePanic() {
 			told = append(told, line)
 		}
 	}
-	if len(told) != 1 || !strings.Contains(told[0], `"level":"ERROR"`) || !strings.Contains(told[0], `"callback":"`+c.callback) ||
+	if len(told) != 1 || !strings.Contains(told[0], `"level":"ERROR"`) || !strings.Contains(between(told[0], `"callback":"`, `"`), c.callback) ||
 		!strings.Contains(told[0], "."+c.callback[strings.Index(c.callback, ".")+1:]) && !strings.Contains(told[0], "runtime.Goexit") {
 		c.t.Errorf("it says %q", told)
 	}
+}
+
+// between is what stands between two marks.
+func between(text, from, to string) string {
+	_, text, _ = strings.Cut(text, from)
+	text, _, _ = strings.Cut(text, to)
+	return text
 }
 
 // stir reaches every callback.
@@ -159,6 +166,9 @@ var callFaults = []*row{
 			c.m.Unsubscribe(numbered(5)...)
 		}, nil),
 		inEach("Stop", false, callbacks, func(c *cell, ctx context.Context) {
+			c.mu.Lock()
+			c.stopped = time.Now()
+			c.mu.Unlock()
 			if err := c.m.Stop(ctx); err != wsshard.ErrInCallback && c.callback != "Subscriptions" {
 				c.t.Errorf("Stop returned %v", err)
 			}

@@ -63,7 +63,7 @@ var dialFaults = []*row{
 		dialFails("server failure", &net.DNSError{Name: "srv", Err: "server misbehaving", IsTemporary: true}),
 		dialHangs("silence"),
 	}},
-	{no: 15, name: "refused", kind: dialFault, real: "internal/egress: TestAddressesAtTheirLimits", strikes: []strike{
+	{no: 15, name: "refused", kind: dialFault, real: "internal/integration: TestSoak", strikes: []strike{
 		dialFails("refused", syscall.ECONNREFUSED), dialFails("reset", syscall.ECONNRESET),
 		dialFails("host unreachable", syscall.EHOSTUNREACH), dialFails("network unreachable", syscall.ENETUNREACH),
 		dialHangs("packets dropped"),

@@ -324,6 +324,12 @@ var stopPoints = []stopPoint{
 		c.only().Net().Write([]byte(rawBytes(fin|opClose, closePayload(1001, ""))))
 		time.Sleep(100 * ms)
 	}},
+	{name: "half a message", phase: steady, waits: []string{"wsconn.(*Conn).whole"}, reach: func(c *cell) {
+		c.settle()
+		p := c.only()
+		c.hush(p)
+		p.Net().Write([]byte(rawBytes(fin|opText, long)[:500]))
+	}},
 	{name: "a flood", phase: steady, reach: func(c *cell) {
 		c.settle()
 		p := c.only()
