@@ -88,6 +88,7 @@ type chaosTrait struct {
 	resubscriber bool // else a resubscription is an unsubscription and a subscription
 	attempts     int  // MaxConnectAttempts
 	latency      time.Duration
+	honour, skew time.Duration // of a server that is slow to do what is asked; by how much its connections differ
 }
 
 // chaos is one run. It is the handler too.
@@ -154,6 +155,7 @@ type delivery struct{ n, shard int }
 // span is a time during which a topic was wanted; to is zero while it is.
 type span struct {
 	from, to time.Time
+	on       bool // the server had it on a live connection when it began
 	stopped  bool // Stop ended it
 }
 
@@ -180,6 +182,9 @@ func newChaos(t *testing.T, seed uint64) *chaos {
 	if !c.trait.calm {
 		c.trait.attempts = []int{-1, 6, 12}[rnd.IntN(3)]
 	}
+	if rnd.IntN(3) > 0 {
+		c.trait.honour, c.trait.skew = time.Duration(rnd.IntN(1500))*time.Millisecond, time.Duration(rnd.IntN(100))*time.Millisecond
+	}
 	kinds := chaosFaults
 	if c.trait.calm {
 		kinds = chaosCalm
@@ -195,6 +200,9 @@ func newChaos(t *testing.T, seed uint64) *chaos {
 	c.srv = wstest.NewServer(t, c.net, "srv:80")
 	c.topics = wstest.NewTopics(c.srv)
 	c.topics.Ack(true)
+	if c.trait.skew > 0 {
+		c.topics.Lag(c.trait.honour, func(p *wstest.Peer) time.Duration { return time.Duration(p.Index()%3) * c.trait.skew })
+	}
 	return c
 }
 

@@ -23,7 +23,8 @@ type huntOptions struct {
 	budget     time.Duration
 	each       time.Duration
 	most       int
-	from       int // of the plants
+	from       int  // of the plants
+	again      bool // the survivors of earlier hunts
 	workers    int
 }
 
@@ -68,12 +69,13 @@ func hunt(o huntOptions) error {
 	}
 	var todo []mutant
 	for _, m := range found {
-		if _, ok := known[m.Key]; !ok {
+		if r, ok := known[m.Key]; !ok || o.again && !r.Killed {
 			todo = append(todo, m)
 		}
 	}
 	// A sample that is the same for the same seed, whichever mutants were tried before.
 	slices.SortFunc(todo, func(a, b mutant) int { return compareHash(o.seed, a.Key, b.Key) })
+	slices.SortStableFunc(todo, func(a, b mutant) int { return tried(known, b) - tried(known, a) })
 	if o.most > 0 && len(todo) > o.most {
 		todo = todo[:o.most]
 	}
@@ -127,6 +129,14 @@ func traced(s suite, o huntOptions) (list []test, err error) {
 		return nil, err
 	}
 	return list, os.WriteFile(file, data, 0o600)
+}
+
+// tried is 1 for a mutant that was tried before: it comes first.
+func tried(known map[string]result, m mutant) int {
+	if _, ok := known[m.Key]; ok {
+		return 1
+	}
+	return 0
 }
 
 func compareHash(seed uint64, a, b string) int {

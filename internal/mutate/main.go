@@ -3,6 +3,7 @@
 //
 //	go run . -plants                  the mistakes that plants.go has by hand: each one applied, and what catches it
 //	go run . -budget 4m               mutants, drawn by -seed, for four minutes; the next call goes on where this one stopped
+//	go run . -budget 4m -again        and first tries the survivors of earlier hunts once more: after tests were added
 //	go run . -budget 4m -only gate    those of the files whose path has "gate" in it
 //
 // Nothing is written into the library's tree: changed sources reach the compiler through its -overlay flag, and lie in
@@ -36,6 +37,7 @@ func main() {
 	flag.DurationVar(&o.each, "each", 20*time.Second, "of tests for one mutant, the quick ones first")
 	flag.IntVar(&o.most, "most", 0, "at most so many mutants (0: all)")
 	flag.IntVar(&o.from, "from", 0, "the first plant")
+	flag.BoolVar(&o.again, "again", false, "try the survivors of earlier hunts once more, first of all")
 	flag.IntVar(&o.workers, "workers", 2, "test programs at a time")
 	flag.Parse()
 	root, err := filepath.Abs(o.root)

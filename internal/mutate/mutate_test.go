@@ -29,11 +29,11 @@ func TestPlantsApply(t *testing.T) {
 			t.Error(err)
 		}
 	}
-	rotten := plant{"rotten", []replacement{{"shard.go", "no such text", ""}}}
+	rotten := plant{"rotten", ".", []replacement{{"shard.go", "no such text", ""}}}
 	if err := rotten.check(l); err == nil {
 		t.Error("a plant that does not apply is not noticed")
 	}
-	broken := plant{"broken", []replacement{{"shard.go", "s.aged = 0\n\twaited", "s.aged = \"\"\n\twaited"}}}
+	broken := plant{"broken", ".", []replacement{{"shard.go", "s.aged = 0\n\twaited", "s.aged = \"\"\n\twaited"}}}
 	if err := broken.check(l); err == nil {
 		t.Error("a plant that does not compile is not noticed")
 	}

@@ -102,8 +102,11 @@ func (p plant) grow(o huntOptions) (row string, caught bool, err error) {
 	if out, err := s.run(nil, 2*time.Minute, "-test.run", "^TestChaos$", "-seeds", "10"); err != nil {
 		caught, chaos = true, invariants(out, err)
 	}
-	if out, err := s.run(nil, 3*time.Minute, "-test.skip", "^TestChaos$"); err != nil {
-		caught, other = true, culprit(out, err)
+	for _, run := range []string{p.tests, "."} {
+		if out, err := s.run(nil, 3*time.Minute, "-test.run", run, "-test.skip", "^TestChaos$"); err != nil {
+			caught, other = true, culprit(out, err)
+			break
+		}
 	}
 	return fmt.Sprintf("| %s | %s | %s |", p.name, chaos, other), caught, nil
 }

@@ -6,88 +6,89 @@ package main
 // a plant that does not apply any more is an error, and not a plant that was caught.
 type plant struct {
 	name  string
+	tests string // that should notice, but for the soak; all are run if none of these does
 	edits []replacement
 }
 
 type replacement struct{ file, old, new string }
 
 var plants = []plant{
-	{"close on open: the old connection goes as soon as the new one is open", []replacement{
+	{"close on open: the old connection goes as soon as the new one is open", "SubscribeWhileSwitching", []replacement{
 		{"switchover.go", "if ch.lost || ch.cur.ending.Load() {", "if ch.next != nil || ch.lost || ch.cur.ending.Load() {"},
 	}},
-	{"no proof: the new connection counts as ready when it is open", []replacement{
+	{"no proof: the new connection counts as ready when it is open", "SubscribeWhileSwitching", []replacement{
 		{"switchover.go", "since, ready := ch.ready(now)", "since, ready := ch.opened, true"},
 		{"switchover.go", "ready = ch.carriesAll(now)", "ready = true"},
 	}},
-	{"no overlap proof: nobody waits for the old connection to bring what the new one holds", []replacement{
+	{"no overlap proof: nobody waits for the old connection to bring what the new one holds", "ValidatorSeesDuplicates", []replacement{
 		{"switchover.go", "late || lingered && met) {", "late || lingered) {"},
 	}},
-	{"readiness closed once: what was ready is ready for good", []replacement{
+	{"readiness closed once: what was ready is ready for good", "SubscribeWhileSwitching|Switchover", []replacement{
 		{"switchover.go", "if ready && !since.Equal(ch.readyAt) {", "if !ch.readyAt.IsZero() {\n\t\tsince, ready = ch.readyAt, true\n\t}\n\tif ready && !since.Equal(ch.readyAt) {"},
 		{"switchover.go", "ready = ch.carriesAll(now)", "ready = true"},
 	}},
-	{"no gap for a silent connection that was replaced", []replacement{
+	{"no gap for a silent connection that was replaced", "Gap|Silent", []replacement{
 		{"switchover.go", "case silent != nil:\n\t\ts.openGap(cur, cur.gapFrom(silent))", "case silent != nil:"},
 	}},
-	{"no gap at all", []replacement{
+	{"no gap at all", "Gap", []replacement{
 		{"gap.go", "if len(lost.carried) == 0 {", "if len(lost.carried) >= 0 {"},
 	}},
-	{"a gap begins when the loss is noticed, not with the last frame", []replacement{
+	{"a gap begins when the loss is noticed, not with the last frame", "Gap", []replacement{
 		{"gap.go", "return c.lastFrame()", "return time.Now()"},
 		{"gap.go", "return time.Unix(0, at)\n\t}\n\tif errors.Is(cause, ErrDataTimeout) {\n\t\treturn c.lastData()", "return time.Now()\n\t}\n\tif errors.Is(cause, ErrDataTimeout) {\n\t\treturn time.Now()"},
 	}},
-	{"replay of the unsubscribed: what is unsubscribed while no connection is live comes back", []replacement{
+	{"replay of the unsubscribed: what is unsubscribed while no connection is live comes back", "Unsubscribe|Model|Reconnect", []replacement{
 		{"internal/reconcile/desired.go", "\t\tdelete(d.want, s)\n\t\tif len(d.sessions) == 0 {\n", "\t\tif len(d.sessions) > 0 {\n\t\t\tdelete(d.want, s)\n\t\t}\n\t\tif len(d.sessions) == 0 {\n"},
 	}},
-	{"an unsubscription reaches the old connection only", []replacement{
+	{"an unsubscription reaches the old connection only", "Unsubscribe|Switch", []replacement{
 		{"internal/reconcile/desired.go", "\tfor _, a := range d.sessions {\n\t\ta.wakeLocked()\n\t}", "\tif len(d.sessions) > 0 {\n\t\td.sessions[0].wakeLocked()\n\t}"},
 	}},
-	{"backoff reset on connect", []replacement{
+	{"backoff reset on connect", "Backoff|Attempts|Reconnect|Close", []replacement{
 		{"backoff.go", "stable := uptime >= a.cfg.StableAfter", "stable := uptime >= 0"},
 	}},
-	{"breaker per shard", []replacement{
+	{"breaker per shard", "Breaker", []replacement{
 		{"attempt.go", "k := doorKey{strings.ToLower(hostPort(u)), o.sh.egress}", "k := doorKey{strings.ToLower(hostPort(u)), fmt.Sprint(o.sh.egress, o.sh.id)}"},
 	}},
-	{"budget with burst: a new window forgets all of the last one", []replacement{
+	{"budget with burst: a new window forgets all of the last one", "Limiter|Budget", []replacement{
 		{"limiter.go", "for len(log.at) > 0 && now.Sub(log.at[0]) >= l.window {\n\t\tlog.at = log.at[1:]", "if len(log.at) > 0 && now.Sub(log.at[0]) >= l.window {\n\t\tlog.at = nil"},
 	}},
-	{"pong counted as data", []replacement{
+	{"pong counted as data", "Health|Ping|DataTimeout|Quiet", []replacement{
 		{"read.go", "\tif n := c.pingOpen.Load(); n != 0 && payload", "\tc.conn.Fresh()\n\tif n := c.pingOpen.Load(); n != 0 && payload"},
 	}},
-	{"ctx dropped in backoff", []replacement{
+	{"ctx dropped in backoff", "Stop", []replacement{
 		{"shard.go", "\t\tcase <-over:\n\t\t\treturn\n\t\tcase <-ctx.Done():\n\t\t\treturn\n", "\t\tcase <-over:\n\t\t\treturn\n"},
 	}},
-	{"double OnDisconnect after a switchover", []replacement{
+	{"double OnDisconnect after a switchover", "Disconnect|Switch", []replacement{
 		{"session.go", "\tc.m.disconnected(c.sh.run, c.st, c.cause())\n\tc.sh.ended(c)", "\tc.m.disconnected(c.sh.run, c.st, c.cause())\n\tif c.isRetired() {\n\t\tc.m.disconnected(c.sh.run, c.st, c.cause())\n\t}\n\tc.sh.ended(c)"},
 	}},
-	{"held messages out of order", []replacement{
+	{"held messages out of order", "Handover|Switch", []replacement{
 		{"relay.go", "\th := r.first\n\tif h == nil {\n\t\tr.phase = direct", "\th := r.last\n\tif h == nil {\n\t\tr.phase = direct"},
 	}},
-	{"one held message lost", []replacement{
+	{"one held message lost", "Handover|Switch", []replacement{
 		{"switchover.go", "\tgo next.flush()", "\tnext.relay.take()\n\tgo next.flush()"},
 	}},
-	{"close early: what the old connection still has in the pipe is not read", []replacement{
+	{"close early: what the old connection still has in the pipe is not read", "Drain|Handover|Switch", []replacement{
 		{"session.go", "\t\tc.drain(c.m.cfg.Switchover.DrainTimeout)\n", ""},
 		{"session.go", "c.complete.Store(closed && c.unread.Load() == 0)", "c.complete.Store(closed && c.unread.Load() == 0 || c.isRetired())"},
 	}},
-	{"keys forgotten: the new connection repeats what the old one delivered", []replacement{
+	{"keys forgotten: the new connection repeats what the old one delivered", "Duplicate|Handover|Keys", []replacement{
 		{"relay.go", "_, again = r.keys[key]; again {\n\t\t\tdelete(r.keys, key)", "_, again = r.keys[key]; again {\n\t\t\tagain = false\n\t\t\tdelete(r.keys, key)"},
 		{"relay.go", "_, dup := r.keys[key]", "_, dup := r.keys[\"?\"+key]"},
 	}},
-	{"parked for good: nobody looks whether a reconnect was asked for", []replacement{
+	{"parked for good: nobody looks whether a reconnect was asked for", "Park", []replacement{
 		{"shard.go", "for !s.takeReconnect() {\n\t\tselect {", "for {\n\t\tselect {"},
 	}},
-	{"two sessions deliver at once: the new one does not wait for the old", []replacement{
+	{"two sessions deliver at once: the new one does not wait for the old", "Handover|Switch|Order", []replacement{
 		{"read.go", "if !c.live && c.hold(msg, &v) {", "if !c.live && c.isRetired() {"},
 	}},
-	{"an answer to the last request counts for this one", []replacement{
+	{"an answer to the last request counts for this one", "Ack", []replacement{
 		{"proof.go", "answers := func(request uint64) bool { return a.Request == 0 || a.Request == request }", "answers := func(uint64) bool { return true }"},
 	}},
-	{"a slow handler is a dead peer", []replacement{
+	{"a slow handler is a dead peer", "Slow|Health", []replacement{
 		{"health.go", "\tif !s.Waiting {\n\t\treturn nil, 0\n\t}", ""},
 		{"health.go", "\tclock := s.Clock(now)\n\tif s.Reads > h.reads", "\tclock := now\n\tif s.Reads > h.reads"},
 	}},
-	{"a send that waits on a lost connection is never answered", []replacement{
+	{"a send that waits on a lost connection is never answered", "Send|Stop", []replacement{
 		{"outbox.go", "\tfor _, s := range o.sends {\n\t\ts.done <- err\n\t}\n", ""},
 	}},
 }

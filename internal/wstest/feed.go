@@ -5,6 +5,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/gorilla/websocket"
 )
@@ -20,9 +21,35 @@ type Topics struct {
 	peers  map[string][]*Peer            // by topic and index; gone ones go when the topic is next touched. Each slice is replaced, not changed
 	ack    bool
 	deaf   bool
+	honour time.Duration
+	skew   func(p *Peer) time.Duration
+	lanes  map[*Peer]*[2]lane
+	log    map[string][]Change
 	errors []string
 	most   int
 }
+
+// Change is one request for a topic that was honoured.
+type Change struct {
+	At time.Time
+	On bool // else it was an unsubscription
+}
+
+// lane is what waits to happen on one connection, in order.
+type lane struct {
+	jobs []job
+	busy bool // somebody does them
+}
+
+type job struct {
+	due time.Time
+	do  func()
+}
+
+const (
+	requestLane = iota
+	publishLane
+)
 
 // NewTopics installs a feed with s.Handle.
 func NewTopics(s *Server) *Topics {
@@ -30,6 +57,7 @@ func NewTopics(s *Server) *Topics {
 		server: s,
 		on:     make(map[*Peer]map[string]struct{}),
 		peers:  make(map[string][]*Peer),
+		log:    make(map[string][]Change),
 	}
 	s.Handle(tp.message)
 	return tp
@@ -60,6 +88,13 @@ func (tp *Topics) All() map[string]int {
 	return all
 }
 
+// Changes returns when a topic was subscribed to and unsubscribed from, on whatever connection.
+func (tp *Topics) Changes(topic string) []Change {
+	tp.mu.Lock()
+	defer tp.mu.Unlock()
+	return slices.Clone(tp.log[topic])
+}
+
 // Errors returns what clients have asked for and should not have: to subscribe to what is on that connection, to
 // unsubscribe from or ask again for what is not, and requests without topics.
 func (tp *Topics) Errors() []string {
@@ -82,6 +117,57 @@ func (tp *Topics) Deaf(on bool) {
 	tp.deaf = on
 }
 
+// Lag makes the feed as slow as real ones are: it takes honour to honour a request, and what is published leaves skew(p) later
+// on the connection p. What waits when a connection ends is lost. Publish waits for nobody then.
+func (tp *Topics) Lag(honour time.Duration, skew func(p *Peer) time.Duration) {
+	tp.mu.Lock()
+	defer tp.mu.Unlock()
+	tp.honour, tp.skew, tp.lanes = honour, skew, make(map[*Peer]*[2]lane)
+}
+
+// later has do called after d, and after all that the lane had before. It reports false when there is no lag.
+func (tp *Topics) later(p *Peer, which int, d func() time.Duration, do func()) bool {
+	tp.mu.Lock()
+	defer tp.mu.Unlock()
+	if tp.skew == nil {
+		return false
+	}
+	lanes := tp.lanes[p]
+	if lanes == nil {
+		lanes = new([2]lane)
+		tp.lanes[p] = lanes
+	}
+	l := &lanes[which]
+	l.jobs = append(l.jobs, job{time.Now().Add(d()), do})
+	if !l.busy {
+		l.busy = true
+		tp.server.joined.Go(func() { tp.work(p, l) })
+	}
+	return true
+}
+
+// work does a lane's jobs until there are none, or the connection is gone.
+func (tp *Topics) work(p *Peer, l *lane) {
+	for {
+		tp.mu.Lock()
+		if len(l.jobs) == 0 {
+			l.busy = false
+			tp.mu.Unlock()
+			return
+		}
+		next := l.jobs[0]
+		l.jobs = l.jobs[1:]
+		tp.mu.Unlock()
+		t := time.NewTimer(time.Until(next.due))
+		select {
+		case <-t.C:
+			next.do()
+		case <-p.gone:
+			t.Stop()
+		}
+	}
+}
+
 // Publish sends "topic:payload" to each live peer that is subscribed, oldest first, and returns to how many it could
 // be sent. As Send does, it waits up to 5 s for a peer that does not read.
 func (tp *Topics) Publish(topic, payload string) (n int) {
@@ -94,7 +180,8 @@ func (tp *Topics) Publish(topic, payload string) (n int) {
 	text := make([]byte, 0, len(topic)+1+len(payload))
 	text = append(append(append(text, topic...), ':'), payload...)
 	for _, p := range peers {
-		if p.write(websocket.TextMessage, text) == nil {
+		send := func() { p.write(websocket.TextMessage, text) }
+		if tp.later(p, publishLane, func() time.Duration { return tp.skew(p) }, send) || p.write(websocket.TextMessage, text) == nil {
 			n++
 		}
 	}
@@ -114,8 +201,13 @@ func (tp *Topics) message(p *Peer, typ int, data []byte) {
 		return
 	}
 	text := string(data)
-	if tp.request(p, text) {
-		p.Send("ack:" + text)
+	do := func() {
+		if tp.request(p, text) {
+			p.Send("ack:" + text)
+		}
+	}
+	if !tp.later(p, requestLane, func() time.Duration { return tp.honour }, do) {
+		do()
 	}
 }
 
@@ -144,9 +236,11 @@ func (tp *Topics) request(p *Peer, text string) (ack bool) {
 			tp.errorLocked(p, "resubscribe of what is not on", topic)
 		case text[0] == '+':
 			on[topic] = struct{}{}
+			tp.log[topic] = append(tp.log[topic], Change{time.Now(), true})
 			tp.setPeersLocked(topic, with(living(tp.peers[topic]), p))
 		case text[0] == '-':
 			delete(on, topic)
+			tp.log[topic] = append(tp.log[topic], Change{time.Now(), false})
 			tp.setPeersLocked(topic, without(living(tp.peers[topic]), p))
 		}
 	}

@@ -177,3 +177,39 @@ func BenchmarkPublish(b *testing.B) {
 		})
 	}
 }
+
+// A feed that lags honours requests in order, each a while after it came, and what waits for a connection that ends is lost.
+func TestTopicsLag(t *testing.T) {
+	bubble(t, func(t *testing.T, n *wstest.Net) {
+		s := wstest.NewServer(t, n, addr)
+		tp := wstest.NewTopics(s)
+		tp.Ack(true)
+		tp.Lag(time.Second, func(p *wstest.Peer) time.Duration { return time.Duration(p.Index()) * 300 * time.Millisecond })
+		a, b := connect(t, n), connect(t, n)
+		begin := time.Now()
+		for _, c := range []*client{a, b} {
+			c.say(t, "+x")
+			c.say(t, "-x")
+			c.say(t, "+x")
+		}
+		time.Sleep(999 * time.Millisecond)
+		synctest.Wait()
+		want(t, "changes before their time", len(tp.Changes("x")), 0)
+		for _, text := range []string{"ack:+x", "ack:-x", "ack:+x"} {
+			a.wantText(t, text)
+			b.wantText(t, text)
+		}
+		want(t, "the answers' time", time.Since(begin), time.Second)
+		want(t, "changes", len(tp.Changes("x")), 6)
+		want(t, "sent", tp.Publish("x", "1"), 2)
+		a.wantText(t, "x:1")
+		want(t, "the first one's time", time.Since(begin), time.Second)
+		b.wantText(t, "x:1")
+		want(t, "the second one's time", time.Since(begin), 1300*time.Millisecond)
+		tp.Publish("x", "2")
+		s.Conn(1).Kill()
+		a.wantText(t, "x:2")
+		time.Sleep(time.Second)
+		want(t, "sent after one is gone", tp.Publish("x", "3"), 1)
+	})
+}

@@ -1,0 +1,96 @@
+package wsshard
+
+import (
+	"context"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+// This file answers: which of the small mistakes that no other test of the inside noticed are noticed now? See internal/mutate.
+
+// A dial that gives up in the very instant in which its turn to wait for the budget comes must hand that turn on.
+func TestGiveUpInTheInstantOfTheTurn(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		g := newGate(ConnectionConfig{Limiter: NewConnectLimiter(10, time.Second)}, func() float64 { return 0 })
+		k := doorKey{"srv:80", ""}
+		v := &visitor{class: urgent, turn: make(chan error, 1)}
+		g.giveUp(g.join(k, v), v) // as if ctx had ended before it looked
+		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+		defer cancel()
+		next, err := g.enter(ctx, k, urgent, nil)
+		if err != nil {
+			t.Fatalf("the next one: %v", err)
+		}
+		g.leave(k, next, hostUp, nil, 0)
+	})
+}
+
+// The limits of what is held: a negative one is none, and one message always finds room.
+func TestRelayLimits(t *testing.T) {
+	big := Message{Data: make([]byte, 100)}
+	for _, c := range []struct {
+		cfg  SwitchoverConfig
+		want []offer
+	}{
+		{SwitchoverConfig{HoldMessages: -1, HoldBytes: -1}, []offer{offerHeld, offerHeld, offerHeld}},
+		{SwitchoverConfig{HoldMessages: -1, HoldBytes: 10}, []offer{offerHeld, offerFull}},
+		{SwitchoverConfig{HoldMessages: -1, HoldBytes: 200}, []offer{offerHeld, offerHeld, offerFull}},
+		{SwitchoverConfig{HoldMessages: 2, HoldBytes: -1}, []offer{offerHeld, offerHeld, offerFull}},
+	} {
+		r := newRelay[string](c.cfg, false, make(chan struct{}, 1))
+		for i, want := range c.want {
+			if got := r.offer(big, &Verdict[string]{}, 0); got != want {
+				t.Errorf("%+v: message %d: %v, want %v", c.cfg, i, got, want)
+			}
+		}
+	}
+}
+
+// A switchover has failed as the old connection's read loop, and the new one's, were on their way to the relay.
+func TestRelayAfterItsEnd(t *testing.T) {
+	r := newRelay[string](SwitchoverConfig{}, false, make(chan struct{}, 1))
+	r.offer(Message{}, &Verdict[string]{Key: "a"}, 0)
+	r.discard()
+	if r.delivered("a") {
+		t.Error("the old connection's message is taken for a repeat")
+	}
+	if got := r.offer(Message{}, &Verdict[string]{Key: "b"}, 0); got != offerDirect {
+		t.Errorf("the new one's message: %v", got)
+	}
+	if r.take() != nil {
+		t.Error("what was held is still there")
+	}
+}
+
+// A switchover that nobody wants any more before the loop has seen it ends once, and is not in the way of the next.
+func TestMoveThatIsAbortedUnseen(t *testing.T) {
+	m, err := New(nobody{}, Config{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := newShard(m, 0)
+	mv := s.ask(&move{trigger: triggerCall})
+	s.leaveMove(mv)
+	if got := s.pendingMove(); got != nil || !isClosed(mv.done) || mv.err != context.Canceled {
+		t.Errorf("pending %v, over: %v, with %v", got, isClosed(mv.done), mv.err)
+	}
+	next := s.ask(&move{trigger: triggerCall})
+	if got := s.pendingMove(); got != next || next == mv {
+		t.Errorf("pending %v, want the next one", got)
+	}
+}
+
+// Only what becomes more urgent leaves its place in the line.
+func TestRaiseKeepsThePlace(t *testing.T) {
+	left := 0
+	h := &haste{class: asked, leave: func() { left++ }}
+	h.raise(routine)
+	h.raise(asked)
+	if left != 0 {
+		t.Error("it left the line for the same one")
+	}
+	if h.raise(urgent); left != 1 || h.class != urgent {
+		t.Errorf("left %d times, class %v", left, h.class)
+	}
+}
