@@ -31,7 +31,7 @@ func runNATS() error {
 		Host: "127.0.0.1", Port: at.Client,
 		HTTPHost: "127.0.0.1", HTTPPort: at.Monitor,
 		Websocket:    server.WebsocketOpts{Host: "::", Port: at.Websocket, NoTLS: true},
-		PingInterval: 2 * time.Second, MaxPingsOut: 2, WriteDeadline: 2 * time.Second, // the dead are to leave its list soon
+		PingInterval: 2 * time.Second, MaxPingsOut: 5, WriteDeadline: 2 * time.Second, // the dead are to leave its list soon
 		NoLog: true, NoSigs: true,
 	})
 	if err != nil {

@@ -28,16 +28,17 @@ const limit = 60 * time.Second
 // eventually waits until ok says so.
 func eventually(t *testing.T, what string, ok func() bool) {
 	t.Helper()
-	eventuallyEvery(t, 2*time.Millisecond, what, ok)
+	within(t, limit, 2*time.Millisecond, what, ok)
 }
 
-func eventuallyEvery(t *testing.T, pause time.Duration, what string, ok func() bool) {
+// within asks ok again and again, with pauses.
+func within(t *testing.T, most, pause time.Duration, what string, ok func() bool) {
 	t.Helper()
 	tick := time.NewTicker(pause)
 	defer tick.Stop()
-	for end := time.Now().Add(limit); !ok(); <-tick.C {
+	for end := time.Now().Add(most); !ok(); <-tick.C {
 		if time.Now().After(end) {
-			t.Fatalf("not within %v: %s", limit, what)
+			t.Fatalf("not within %v: %s", most, what)
 		}
 	}
 }

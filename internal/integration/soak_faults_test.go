@@ -185,26 +185,27 @@ var calls = []struct {
 	}},
 	{"churn", func(w *world, r *rand.Rand) func() {
 		n, seed := r.IntN(len(w.routes)), r.Uint64()
-		return func() {
-			rt := w.routes[n]
-			rt.mu.Lock() // the client must hear of it in the same order
-			defer rt.mu.Unlock()
-			o := order{Manager: n}
-			pick := rand.New(rand.NewPCG(seed, 0))
-			for _, i := range pick.Perm(len(rt.pool))[:1+pick.IntN(50)] {
-				subject := rt.pool[i]
-				if rt.wanted[subject] {
-					o.Gone = append(o.Gone, subject)
-				} else {
-					o.Come = append(o.Come, subject)
-				}
-				rt.wanted[subject] = !rt.wanted[subject]
-			}
-			// What goes makes room for what comes.
-			w.order(order{Manager: n, Gone: o.Gone})
-			w.order(order{Manager: n, Come: o.Come})
-		}
+		return func() { w.churn(n, rand.New(rand.NewPCG(seed, 0))) }
 	}},
+}
+
+// churn has some subjects of a route come and others go.
+func (w *world) churn(n int, r *rand.Rand) {
+	rt := w.routes[n]
+	rt.mu.Lock() // the client must hear of it in the same order
+	defer rt.mu.Unlock()
+	var come, gone []string
+	for _, i := range r.Perm(len(rt.pool))[:1+r.IntN(50)] {
+		subject := rt.pool[i]
+		if rt.wanted[subject] {
+			gone = append(gone, subject)
+		} else {
+			come = append(come, subject)
+		}
+		rt.wanted[subject] = !rt.wanted[subject]
+	}
+	w.order(order{Manager: n, Gone: gone}) // it makes room for what comes
+	w.order(order{Manager: n, Come: come})
 }
 
 // somewhere names up to ten shards of one manager.
