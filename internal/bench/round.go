@@ -45,6 +45,7 @@ func measureAll(opt options, m *measured, progress io.Writer) error {
 			return err
 		}
 		m.add(c.name, rows)
+		m.Load = append(m.Load, load())
 		fmt.Fprintln(progress)
 		if opt.writes() {
 			if err := m.save(opt.out); err != nil {
