@@ -29,12 +29,12 @@ func (c *session[S]) readLoop() error {
 				c.conn.Poison()
 			}
 		} else {
-			own := data
 			if !c.conn.Detached() {
-				own = make([]byte, len(data)) // exactly: a message that is kept keeps nothing else
+				own := make([]byte, len(data)) // exactly: a message that is kept keeps nothing else
 				copy(own, data)
+				data = own
 			}
-			c.guarded(text, own)
+			c.guarded(text, data)
 		}
 	}
 }

@@ -19,19 +19,20 @@ import (
 // spec is one measurement, for the server and for the client.
 type spec struct {
 	place
-	Mode     string  // saturated, paced, idle, storm, restore, memory, subscribe, replay
-	Driver   string  // of drivers
-	Buffer   int     // read buffer, bytes
-	Size     int     // of a message, bytes
-	Conns    int     //
-	Messages int     // to each connection
-	Batch    int     // frames in one write; 0: 64 KiB of them
-	Rate     float64 // messages a second to each connection; 0: as fast as it goes
-	Subs     int     // subscriptions on each connection
-	PerSub   int     // messages that answer each; 0: they wait for the start
-	Seconds  float64 // of idleness
-	Ballast  int     // MiB of other live heap
-	Check    bool    // byte for byte
+	Mode     string        // saturated, paced, idle, storm, restore, memory, subscribe, replay
+	Driver   string        // of drivers
+	Buffer   int           // read buffer, bytes
+	Size     int           // of a message, bytes
+	Conns    int           //
+	Messages int           // to each connection
+	Batch    int           // frames in one write; 0: 64 KiB of them
+	Rate     float64       // messages a second to each connection; 0: as fast as it goes
+	Subs     int           // subscriptions on each connection
+	PerSub   int           // messages that answer each; 0: they wait for the start
+	Seconds  float64       // of idleness
+	Settle   time.Duration // before what is measured begins
+	Ballast  int           // MiB of other live heap
+	Check    bool          // byte for byte
 	TLS      bool
 }
 

@@ -68,7 +68,7 @@ func idle(j *job) (map[string]float64, error) {
 		return nil, err
 	}
 	used.Wait()
-	time.Sleep(time.Second) // what still happens after the last message is not idleness
+	j.settle() // what still happens after the last message is not idleness
 	full, err := rss()
 	if err != nil {
 		return nil, err
@@ -81,6 +81,9 @@ func idle(j *job) (map[string]float64, error) {
 		"idle": float64(used1) / 1e6 / took.Seconds(),
 	}, nil
 }
+
+// settle gives what was begun the time to end.
+func (j *job) settle() { time.Sleep(j.Settle) }
 
 // storm opens everything at once.
 //
@@ -104,7 +107,7 @@ func restore(j *job) (map[string]float64, error) {
 		return nil, err
 	}
 	first.Wait()
-	time.Sleep(300 * time.Millisecond)
+	j.settle()
 	begin := watch()
 	if err := j.order("reset"); err != nil {
 		return nil, err
@@ -121,7 +124,7 @@ func memory(j *job) (map[string]float64, error) {
 	if err := j.open(); err != nil {
 		return nil, err
 	}
-	time.Sleep(2500 * time.Millisecond) // until nothing waits for proof any more
+	j.settle() // until nothing waits for proof any more
 	took := float64(heap() - before)
 	return map[string]float64{"heap": took / float64(j.Conns), "sub": took / float64(len(j.topics))}, nil
 }

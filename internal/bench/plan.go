@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"strconv"
 	"strings"
+	"time"
 )
 
 // This file answers: what is measured?
@@ -64,15 +65,15 @@ func cases() []testcase {
 		saturated("64 MiB of other heap", 256, 16, 640_000, func(s *spec) { s.Ballast = 64 }),
 		{"paced", "100 × 200 messages/s", spec{Mode: "paced", Size: 256, Conns: 100, Rate: 200, Messages: 400, Subs: 1}, pacing},
 		{"bursts", "100 × 200 messages/s in bursts of 16", spec{Mode: "paced", Size: 256, Conns: 100, Rate: 200, Messages: 400, Batch: 16, Subs: 1}, pacing},
-		{"idle", "2,000 connections, idle", spec{Mode: "idle", Size: 256, Conns: 2000, Subs: 4, PerSub: 32, Seconds: 1}, patient},
+		{"idle", "2,000 connections, idle", spec{Mode: "idle", Size: 256, Conns: 2000, Subs: 4, PerSub: 32, Seconds: 1, Settle: time.Second}, patient},
 		{"storm", "open 1,000", spec{Mode: "storm", Size: 256, Conns: 1000, Subs: 1, PerSub: 1}, dialling},
 		{"storm/TLS", "open 1,000, TLS", spec{Mode: "storm", Size: 256, Conns: 1000, Subs: 1, PerSub: 1, TLS: true}, dialling},
-		{"restore", "restore 1,000", spec{Mode: "restore", Size: 256, Conns: 1000, Subs: 1, PerSub: 1}, dialling},
-		{"restore/TLS", "restore 1,000, TLS", spec{Mode: "restore", Size: 256, Conns: 1000, Subs: 1, PerSub: 1, TLS: true}, dialling},
+		{"restore", "restore 1,000", spec{Mode: "restore", Size: 256, Conns: 1000, Subs: 1, PerSub: 1, Settle: 300 * time.Millisecond}, dialling},
+		{"restore/TLS", "restore 1,000, TLS", spec{Mode: "restore", Size: 256, Conns: 1000, Subs: 1, PerSub: 1, TLS: true, Settle: 300 * time.Millisecond}, dialling},
 		{"subscribe/20", "1,000,000 topics, 20 shards", spec{Mode: "subscribe", Conns: 20, Subs: 50_000}, []string{"wsshard"}},
 		{"subscribe/2000", "1,000,000 topics, 2,000 shards", spec{Mode: "subscribe", Conns: 2000, Subs: 500}, []string{"wsshard"}},
-		{"memory/1", "2,000 shards, a topic each", spec{Mode: "memory", Conns: 2000, Subs: 1}, []string{"wsshard"}},
-		{"memory/500", "2,000 shards, 500 topics each", spec{Mode: "memory", Conns: 2000, Subs: 500}, []string{"wsshard"}},
+		{"memory/1", "2,000 shards, a topic each", spec{Mode: "memory", Conns: 2000, Subs: 1, Settle: 2500 * time.Millisecond}, []string{"wsshard"}},
+		{"memory/500", "2,000 shards, 500 topics each", spec{Mode: "memory", Conns: 2000, Subs: 500, Settle: 2500 * time.Millisecond}, []string{"wsshard"}},
 	}
 	list[0].contenders = append(append([]string(nil), everybody...), wide...)
 	return list
@@ -92,17 +93,17 @@ func growth() []testcase {
 	}
 	resets := func(conns int) testcase {
 		return testcase{fmt.Sprintf("growth/restore/%d", conns), fmt.Sprintf("restoring a shard, %d of them", conns),
-			spec{Mode: "restore", Size: 256, Conns: conns, Subs: 1, PerSub: 1}, us}
+			spec{Mode: "restore", Size: 256, Conns: conns, Subs: 1, PerSub: 1, Settle: 300 * time.Millisecond}, us}
 	}
 	idle := func(conns int) testcase {
 		return testcase{fmt.Sprintf("growth/idle/%d", conns), fmt.Sprintf("an idle shard, %d of them", conns),
-			spec{Mode: "idle", Size: 256, Conns: conns, Subs: 4, PerSub: 32, Seconds: 1}, us}
+			spec{Mode: "idle", Size: 256, Conns: conns, Subs: 4, PerSub: 32, Seconds: 1, Settle: time.Second}, us}
 	}
 	return []testcase{
 		saturated(1), saturated(100), saturated(2000),
 		topics(10_000), topics(100_000), topics(1_000_000),
 		{"growth/subscribe/one", "a subscription, 100000 of them on one shard", spec{Mode: "subscribe", Conns: 1, Subs: 100_000}, us},
-		{"growth/memory/one", "memory of 100000 subscriptions on one live shard", spec{Mode: "memory", Conns: 1, Subs: 100_000}, us},
+		{"growth/memory/one", "memory of 100000 subscriptions on one live shard", spec{Mode: "memory", Conns: 1, Subs: 100_000, Settle: 2500 * time.Millisecond}, us},
 		{"growth/replay/one", "restoring 100000 subscriptions on one shard", spec{Mode: "replay", Conns: 1, Subs: 100_000}, us},
 		idle(100), idle(1000), idle(4000),
 		resets(100), resets(1000), resets(5000),
@@ -112,7 +113,7 @@ func growth() []testcase {
 // quickly makes a case small enough to be no more than a check that it works.
 func (c testcase) quickly() testcase {
 	s := &c.spec
-	s.Conns = min(s.Conns, 32)
+	s.Conns, s.Subs = min(s.Conns, 32), min(s.Subs, 500)
 	switch s.Mode {
 	case "saturated":
 		s.Messages = min(s.Messages, 32_000/s.Conns)
@@ -121,5 +122,6 @@ func (c testcase) quickly() testcase {
 	case "idle":
 		s.Seconds = 0.1
 	}
+	s.Settle = min(s.Settle, 100*time.Millisecond)
 	return c
 }

@@ -1,8 +1,10 @@
 package main
 
 import (
+	"encoding/json"
 	"encoding/xml"
 	"io"
+	"os"
 	"slices"
 	"strings"
 	"testing"
@@ -114,6 +116,23 @@ func TestContender(t *testing.T) {
 			if drivers[c.spec.with(who).Driver] == nil || modes[c.spec.Mode] == nil {
 				t.Errorf("%s: %s, %s", c.name, who, c.spec.Mode)
 			}
+		}
+	}
+}
+
+// The README tells what was measured last.
+func TestREADME(t *testing.T) {
+	m := newMeasured()
+	text, err := os.ReadFile(keptIn)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := json.Unmarshal(text, m); err != nil {
+		t.Fatal(err)
+	}
+	for name, want := range map[string]string{"../../README.md": m.summary(), "RESULTS.md": m.markdown(), "results.svg": m.plot()} {
+		if text, err := os.ReadFile(name); err != nil || !strings.Contains(string(text), want) {
+			t.Errorf("%s does not say this (%v):\n%s", name, err, want)
 		}
 	}
 }

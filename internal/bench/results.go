@@ -22,6 +22,7 @@ type measured struct {
 	Machine string
 	Peers   string             // who is compared with whom
 	Date    string             // of the last run
+	Load    []float64          // the machine's load average after each case: two processes of ours are always part of it
 	Checked []string           // contenders that have delivered byte for byte
 	Rounds  map[string]figures // by case
 }
@@ -45,6 +46,14 @@ func (m *measured) add(name string, rows figures) {
 	}
 }
 
+// load is the machine's load average of the last minute; 0: unknown.
+func load() (avg float64) {
+	if text, err := os.ReadFile("/proc/loadavg"); err == nil {
+		_, _ = fmt.Sscan(string(text), &avg)
+	}
+	return avg
+}
+
 // of is one figure's rounds; nil: it was not measured.
 func (m *measured) of(name, who, figure string) []float64 { return m.Rounds[name][who][figure] }
 
@@ -66,7 +75,7 @@ func (m *measured) load(dir string) error {
 	if before.Machine != m.Machine || before.Peers != m.Peers {
 		return fmt.Errorf("%s is of another machine or other versions: %s; %s", keptIn, before.Machine, before.Peers)
 	}
-	m.Checked, m.Rounds = before.Checked, before.Rounds
+	m.Load, m.Checked, m.Rounds = before.Load, before.Checked, before.Rounds
 	return nil
 }
 

@@ -45,6 +45,7 @@ func measureAll(opt options, m *measured, progress io.Writer) error {
 			return err
 		}
 		m.add(c.name, rows)
+		m.Load = append(m.Load, load())
 		fmt.Fprintln(progress)
 		if opt.writes() {
 			if err := m.save(opt.out); err != nil {
@@ -64,11 +65,15 @@ func (m *measured) check(opt options, progress io.Writer) error {
 		}
 	}
 	maps.DeleteFunc(all, func(_ string, wanted bool) bool { return !wanted })
+	sizes := []int{64, 256, 16384, 100_000}
+	if opt.quick {
+		sizes = sizes[3:]
+	}
 	for _, who := range slices.Sorted(maps.Keys(all)) {
 		if slices.Contains(m.Checked, who) {
 			continue
 		}
-		for _, size := range []int{64, 256, 16384, 100_000} {
+		for _, size := range sizes {
 			for _, secure := range []bool{false, true} {
 				s := spec{Mode: "saturated", Size: size, Conns: 3, Messages: 300, Subs: 1, Check: true, TLS: secure}
 				if _, err := once(s.with(who)); err != nil {
