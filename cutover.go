@@ -1,11 +1,14 @@
 package wsshard
 
-import "time"
+import (
+	"sync"
+	"time"
+)
 
 // This file answers: when may the new connection of a switchover take over?
 
 // judgement is what the shard's loop remembers from one look at the two connections to the next.
-type judgement struct {
+type judgement[S comparable] struct {
 	due     time.Time // when to look again at the latest; zero: no such time
 	readyAt time.Time // since when next is ready, or was last
 
@@ -14,9 +17,10 @@ type judgement struct {
 	goalAt time.Time // when that was proven; zero: not yet
 
 	// Topics that come and go without a pause would let nothing be still for as long as Linger. Then cur is kept still.
-	stillAt time.Time // since when it is to be; zero: it is not
-	still   milestone // what next must carry since then
-	sinceAt time.Time // since when it does; zero: it does not
+	stillAt time.Time   // since when it is to be; zero: it is not
+	leavers *leavers[S] // nil: it is not
+	still   milestone   // what next must have written since then
+	sinceAt time.Time   // since when it carries what is on cur; zero: it does not
 }
 
 // milestone is a state of the subscriptions that next had written up to.
@@ -73,7 +77,8 @@ func (ch *change[S]) decide(silent bool) (cut bool, err error) {
 	case full:
 		return false, ErrSwitchoverHold
 	case restless:
-		ch.stillAt = now
+		ch.stillAt, ch.leavers = now, &leavers[S]{subs: make(map[S]struct{})}
+		ch.s.leavers.Store(ch.leavers)
 		ch.freeze()
 		return false, nil
 	case late:
@@ -161,7 +166,7 @@ func (ch *change[S]) proven(now time.Time, m milestone) (since time.Time, ok boo
 	if ch.byDetector() {
 		return latest(ch.opened, time.Unix(0, next.readyAt.Load())), next.readyAfter(m.requests)
 	}
-	last, waits := next.proof.waiting(next.claimTime(now), func(_ S, c claim) bool { return c.num <= m.upto })
+	last, waits := next.proof.waiting(next.claimTime(now), func(_ S, num uint64) bool { return num <= m.upto })
 	return latest(ch.opened, last), !waits
 }
 
@@ -169,27 +174,52 @@ func (ch *change[S]) proven(now time.Time, m milestone) (since time.Time, ok boo
 // has not applied either does not count: it is lost on neither.
 func (ch *change[S]) carriesAll(now time.Time) bool {
 	next := ch.next
+	counts := func(sub S, _ uint64) bool {
+		_, on := ch.cur.applied.Number(sub)
+		return on && !ch.leavers.has(sub)
+	}
 	// In this order: what is settled was claimed before, and what is touched meanwhile shows up in Since.
 	m := ch.still
 	if !m.set {
 		m = milestone{true, next.upto.Load(), next.requests.Load()}
 		for _, sub := range ch.s.desired.Since(m.upto) {
-			if _, on := ch.cur.applied.Number(sub); on {
+			if counts(sub, 0) {
 				return false
 			}
 		}
-		if !ch.stillAt.IsZero() { // what is written from now on is not on cur, or was left and is wanted anew
+		if ch.leavers != nil { // what is written from now on is not on cur, or is but asked for again
 			ch.still = m
 		}
 	}
 	if ch.byDetector() {
 		return next.readyAfter(m.requests)
 	}
-	_, waits := next.proof.waiting(next.claimTime(now), func(sub S, c claim) bool {
-		_, on := ch.cur.applied.Number(sub)
-		return on && (!ch.still.set || c.oldest <= m.upto)
-	})
+	_, waits := next.proof.waiting(next.claimTime(now), counts)
 	return !waits
+}
+
+// leavers are the topics that were unsubscribed since the old connection is kept still: wanted anew, they are on neither.
+type leavers[S comparable] struct {
+	mu   sync.Mutex // protects following; a leaf lock
+	subs map[S]struct{}
+}
+
+func (l *leavers[S]) note(subs []S) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, s := range subs {
+		l.subs[s] = struct{}{}
+	}
+}
+
+func (l *leavers[S]) has(s S) bool {
+	if l == nil {
+		return false
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	_, ok := l.subs[s]
+	return ok
 }
 
 // byDetector reports whether IsReady proves, instead of answers, data or time.

@@ -34,7 +34,6 @@ type proof[S comparable] struct {
 type claim struct {
 	request uint64
 	num     uint64
-	oldest  uint64 // number of the first request since the topic was proven last, or not asked for
 	tries   int
 	at      time.Time // when it was written
 }
@@ -79,12 +78,10 @@ func (p *proof[S]) wrote(request uint64, b reconcile.Batch[S], now time.Time) (a
 		if len(p.refused) > 0 { // an answer to the last request came as this one was encoded
 			p.refused = slices.DeleteFunc(p.refused, func(r S) bool { return r == s })
 		}
-		c := claim{request: request, num: b.Nums[i], oldest: b.Nums[i], tries: 1, at: now}
-		if old, ok := p.claims[s]; ok {
-			if c.oldest = old.oldest; old.num == c.num {
-				c.tries += old.tries
-				again = true
-			}
+		c := claim{request: request, num: b.Nums[i], tries: 1, at: now}
+		if old, ok := p.claims[s]; ok && old.num == c.num {
+			c.tries += old.tries
+			again = true
 		}
 		p.claims[s] = c
 		if !p.off {
@@ -298,7 +295,7 @@ func (p *proof[S]) unproven() int {
 
 // waiting reports whether a claim that counts is unproven at now, and when the last topic was proven. What time alone ends by
 // now is ended, be the write loop ever so slow to say so.
-func (p *proof[S]) waiting(now time.Time, counts func(S, claim) bool) (last time.Time, yes bool) {
+func (p *proof[S]) waiting(now time.Time, counts func(s S, num uint64) bool) (last time.Time, yes bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if !p.acks {
@@ -306,7 +303,7 @@ func (p *proof[S]) waiting(now time.Time, counts func(S, claim) bool) (last time
 		p.tidyLocked()
 	}
 	for s, c := range p.claims {
-		if failed := p.overdueLocked(c, now) && c.tries > 1; !failed && counts(s, c) {
+		if failed := p.overdueLocked(c, now) && c.tries > 1; !failed && counts(s, c.num) {
 			return p.last, true
 		}
 	}

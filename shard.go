@@ -34,6 +34,7 @@ type shard[S comparable] struct {
 	waiting atomic.Bool                // some Sync waits
 	lingers atomic.Bool                // places may be taken by topics that are not on the live session
 	noticed atomic.Uint64              // generation of the session that a notice brought
+	leavers atomic.Pointer[leavers[S]] // set while a switchover keeps the live session still
 
 	// owned by the reconnect loop
 	tries   *attempts

@@ -186,6 +186,9 @@ func (m *ShardManager[S]) Unsubscribe(subs ...S) error {
 			}
 		}
 		s.desired.Remove(gone...)
+		if l := s.leavers.Load(); l != nil {
+			l.note(gone)
+		}
 		s.fresh.forget(gone)
 		s.resubs.clear(gone)
 	}

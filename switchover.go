@@ -22,7 +22,7 @@ type change[S comparable] struct {
 	lost          bool // cur ended by itself
 	turn          *visitor
 	skipTurn      func() // ends the wait for a turn, without one
-	judgement
+	judgement[S]
 }
 
 // switchover replaces cur and returns the session that delivers from now on: the new one; cur itself, untouched, when it
@@ -42,6 +42,7 @@ func (s *shard[S]) switchover(ctx context.Context, cur *session[S], mv *move) *s
 	s.enter(ShardSwitching)
 	s.emit(Event[S]{Kind: EventSwitchoverStarted, Generation: cur.st.Generation, Switchover: ch.reported()})
 	next := ch.run(ctx)
+	s.leavers.Store(nil)
 	if ch.turn != nil {
 		s.run.turns.leave(turnKey, ch.turn, hostUnknown, nil, 0)
 	}
@@ -204,8 +205,8 @@ func (ch *change[S]) cutOver(ctx context.Context) {
 	s.promote(next)
 	next.expect(ch.relay.release())
 	go next.flush()
-	ch.stillAt, ch.still = time.Time{}, milestone{} // what came anew since is missed as well
-	if ch.carriesAll(time.Now()) {                  // else next's write loop closes it, when that is so
+	ch.leavers, ch.still = nil, milestone{} // what came anew since is missed as well
+	if ch.carriesAll(time.Now()) {          // else next's write loop closes it, when that is so
 		s.closeGap(next)
 	}
 }

@@ -15,11 +15,16 @@ func TestSwitchoverUnderChurn(t *testing.T) {
 	} {
 		for _, every := range []time.Duration{7 * time.Millisecond, 100 * time.Millisecond} {
 			t.Run(fmt.Sprint(name, ", every ", every), func(t *testing.T) {
-				bubble(t, noJitter(), handler, func(w *world) {
+				cfg := noJitter()
+				if name == "nothing" { // a topic that leaves and comes back looks, at this pace, like one that is asked for again
+					cfg.Subscribe.MessagesPerWindow = 10
+					cfg.Switchover.Settle = 2 * time.Second
+				}
+				bubble(t, cfg, handler, func(w *world) {
 					w.topics.Ack(true)
 					w.net.SetLatency(200 * time.Millisecond)
 					w.start(numbered(5)...)
-					after(time.Second)
+					after(5 * time.Second)
 					stop, gone := make(chan struct{}), make(chan struct{})
 					go func() {
 						defer close(gone)
@@ -41,7 +46,7 @@ func TestSwitchoverUnderChurn(t *testing.T) {
 					}()
 					after(time.Second)
 					c := w.hot(0)
-					after(5 * time.Second)
+					after(6 * time.Second)
 					if !c.over() {
 						t.Error("it does not end")
 					} else if c.err != nil {
