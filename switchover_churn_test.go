@@ -46,7 +46,7 @@ func TestSwitchoverUnderChurn(t *testing.T) {
 					}()
 					after(time.Second)
 					c := w.hot(0)
-					after(6 * time.Second)
+					after(10 * time.Second)
 					if !c.over() {
 						t.Error("it does not end")
 					} else if c.err != nil {
