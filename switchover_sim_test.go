@@ -134,6 +134,7 @@ func newSim(t *testing.T, seed uint64, mode simMode) *sim {
 	}
 	s.latency = s.upTo(20 * time.Millisecond)
 	s.honour = []time.Duration{simHonour, simHonour, s.upTo(simHonour) + 1}[s.rnd.IntN(3)]
+	s.honour = min(s.honour, simHonour-s.latency) // from its writing on
 	s.skew = []time.Duration{simSkew, s.upTo(simSkew) + 1}[s.rnd.IntN(2)]
 	s.churns, s.pause = s.rnd.IntN(3) == 0, s.upTo(200*time.Millisecond)+5*time.Millisecond
 	s.net.SetLatency(s.latency)
