@@ -103,12 +103,15 @@ func (o *opening[S]) dial(ctx context.Context) (ws *websocket.Conn, tap *wsconn.
 	}()
 	if time.Since(asked) >= urlLife {
 		o.left = o.m.cfg.Connection.ConnectTimeout // what came before is for nothing
+		shown := o.shown
 		again, door, err := o.url(ctx)
-		if err != nil {
+		switch {
+		case err != nil:
 			return nil, nil, err
-		}
-		if door == k { // another has a gate of its own, with a line of its own
+		case door == k:
 			u = again
+		default: // it has a gate of its own, with a line of its own
+			o.shown = shown
 		}
 	}
 	err = o.timed(ctx, func(ctx context.Context) error {

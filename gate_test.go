@@ -8,8 +8,10 @@ import (
 	"net/http"
 	"runtime"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -296,6 +298,14 @@ func TestGateLetsNoURLGrowOld(t *testing.T) {
 			}
 			if n := s.asked.Load(); n != c.calls {
 				t.Errorf("URL was called %d times, want %d", n, c.calls)
+			}
+			w.net.OnDial(func(context.Context, int, string) error { return syscall.ECONNREFUSED })
+			s.hosts = []string{"srv", "elsewhere"}
+			s.asked.Store(0)
+			w.m.Reconnect(0)
+			after(70 * time.Second)
+			if err := w.m.Metrics().Shards[0].LastError; err == nil || !strings.Contains(err.Error(), "dial ws://srv/") {
+				t.Errorf("the host that was dialled is not the one in %v", err)
 			}
 		})
 	}
