@@ -3,6 +3,7 @@ package wsshard_test
 import (
 	"context"
 	"errors"
+	"maps"
 	"math/rand/v2"
 	"net/http"
 	"slices"
@@ -197,13 +198,17 @@ var callFaults = []*row{
 	}}}},
 	{no: 38, name: "churn", kind: callFault, strikes: []strike{{do: func(c *cell, _ target) {
 		rnd := rand.New(rand.NewPCG(38, uint64(c.at)))
+		want := map[string]bool{"a": true, "b": true}
+		defer func() { c.final = slices.Collect(maps.Keys(want)) }()
 		for range 300 {
 			topic := numbered(20)[rnd.IntN(20)]
 			switch rnd.IntN(5) {
 			case 0, 1:
 				c.m.Subscribe(topic, "a")
+				want[topic] = true
 			case 2, 3:
 				c.m.Unsubscribe(topic)
+				delete(want, topic)
 			default:
 				c.m.Resubscribe(topic)
 			}
@@ -226,6 +231,7 @@ var callFaults = []*row{
 		time.Sleep(1500 * ms)
 		c.m.Unsubscribe("t0006")
 		c.m.Subscribe("a")
+		c.final = []string{"a", "b", "late", "t0000", "t0001", "t0002", "t0003", "t0004", "t0005", "t0008", "t0009"}
 	}}}},
 	{no: 40, name: "next_fails", own: map[phase][]drive{switching: dialFault.drives[switching]}, not: onlyIn(switching), strikes: []strike{
 		dialFails("refused", syscall.ECONNREFUSED), dialHangs("hangs"), rejected(503, nil, nil),
@@ -347,16 +353,12 @@ var shardFaults = []*row{
 // stopProcess is a pause of the process: the peer's answers lie unread past every deadline, and the first timer that fires
 // afterwards is late.
 func (c *cell) stopProcess(p *wstest.Peer) {
-	p.Silent(true)
-	c.hush(p)
-	time.Sleep(3900 * ms) // the data before the pause, and then the ping at 4 s, whose answer is due at 8 s
-	time.Sleep(3 * time.Second)
+	unread := p.Net().(*wstest.Conn)
+	unread.StallWrite(true)
+	time.Sleep(6900 * ms) // of a ping in the meantime, the answer is due within four seconds
 	wsshard.NoteLate(c.m)
 	time.Sleep(3 * time.Second)
-	p.Silent(false)
-	c.mu.Lock()
-	c.muted[p] = false
-	c.mu.Unlock()
+	unread.StallWrite(false)
 	time.Sleep(10 * time.Second)
 	synctest.Wait()
 }

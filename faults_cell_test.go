@@ -45,6 +45,7 @@ type cell struct {
 	raging    atomic.Bool                     // a strike goes on
 	isDown    bool                            // the server is
 	every     *every                          // the handler of a fault that has to do with all callbacks
+	final     []string                        // what is to be wanted in the end; nil: what the manager says
 	stopped   time.Time                       // by a callback: what is published in that instant may be lost. Under history.mu
 	runs      int                             // Starts after the first; under history.mu
 	closes    map[*wstest.Peer]int            // codes of the close frames that the server should hear
@@ -215,11 +216,10 @@ func (c *cell) trade() {
 	}
 }
 
+// publish also counts what a connection that is hushed does not bring: the market goes on.
 func (c *cell) publish(n int) {
 	for _, p := range c.srv.Live() {
-		if c.isMuted(p) {
-			continue
-		}
+		hushed := c.isMuted(p)
 		for _, topic := range c.topics.On(p) {
 			c.mu.Lock()
 			if c.ticks[topic] == nil {
@@ -227,9 +227,11 @@ func (c *cell) publish(n int) {
 			}
 			c.ticks[topic][n] = time.Now()
 			c.mu.Unlock()
-			p.Send(topic + ":" + strconv.Itoa(n))
+			if !hushed {
+				p.Send(topic + ":" + strconv.Itoa(n))
+			}
 		}
-		if c.row.beats && n%10 == 0 {
+		if c.row.beats && n%10 == 0 && !hushed {
 			p.Send("hb")
 		}
 	}
@@ -307,6 +309,13 @@ func (c *cell) wantWell() {
 	synctest.Wait()
 	if n := c.net.Open(); n != c.m.ShardCount() && c.agents == nil && c.ca == nil {
 		c.t.Errorf("%d sockets are open for %d shards", n, c.m.ShardCount())
+	}
+	if c.final != nil {
+		got := c.want()
+		slices.Sort(got)
+		if slices.Sort(c.final); !slices.Equal(got, c.final) {
+			c.t.Errorf("wanted are %q, should be %q", got, c.final)
+		}
 	}
 	if !c.right() {
 		c.t.Errorf("the server has %v, want %q each once", c.topics.All(), c.want())
