@@ -99,7 +99,7 @@ func (p plant) grow(o huntOptions) (row string, caught bool, err error) {
 		return "", false, fmt.Errorf("%s: %w", p.name, err)
 	}
 	chaos, other := "nothing", "nothing"
-	if out, err := s.run(nil, 2*time.Minute, "-test.run", "^TestChaos$", "-seeds", "10"); err != nil {
+	if out, err := s.run(nil, 2*time.Minute, "-test.short=false", "-test.run", "^TestChaos$", "-seeds", "12"); err != nil {
 		caught, chaos = true, invariants(out, err)
 	}
 	for _, run := range []string{p.tests, "."} {

@@ -14,18 +14,18 @@ type replacement struct{ file, old, new string }
 
 var plants = []plant{
 	{"close on open: the old connection goes as soon as the new one is open", "SubscribeWhileSwitching", []replacement{
-		{"switchover.go", "if ch.lost || ch.cur.ending.Load() {", "if ch.next != nil || ch.lost || ch.cur.ending.Load() {"},
+		{"cutover.go", "if ch.lost || ch.cur.ending.Load() {", "if ch.next != nil || ch.lost || ch.cur.ending.Load() {"},
 	}},
 	{"no proof: the new connection counts as ready when it is open", "SubscribeWhileSwitching", []replacement{
-		{"switchover.go", "since, ready := ch.ready(now)", "since, ready := ch.opened, true"},
-		{"switchover.go", "ready = ch.carriesAll(now)", "ready = true"},
+		{"cutover.go", "since, ready := ch.ready(now)", "since, ready := ch.opened, true"},
+		{"cutover.go", "ready = ch.carriesAll(now)", "ready = true"},
 	}},
 	{"no overlap proof: nobody waits for the old connection to bring what the new one holds", "ValidatorSeesDuplicates", []replacement{
-		{"switchover.go", "late || lingered && met) {", "late || lingered) {"},
+		{"cutover.go", "enough := lingered && (met || ch.unmatched(now))", "enough := lingered"},
 	}},
 	{"readiness closed once: what was ready is ready for good", "SubscribeWhileSwitching|Switchover", []replacement{
-		{"switchover.go", "if ready && !since.Equal(ch.readyAt) {", "if !ch.readyAt.IsZero() {\n\t\tsince, ready = ch.readyAt, true\n\t}\n\tif ready && !since.Equal(ch.readyAt) {"},
-		{"switchover.go", "ready = ch.carriesAll(now)", "ready = true"},
+		{"cutover.go", "if ready && !since.Equal(ch.readyAt) {", "if !ch.readyAt.IsZero() {\n\t\tsince, ready = ch.readyAt, true\n\t}\n\tif ready && !since.Equal(ch.readyAt) {"},
+		{"cutover.go", "ready = ch.carriesAll(now)", "ready = true"},
 	}},
 	{"no gap for a silent connection that was replaced", "Gap|Silent", []replacement{
 		{"switchover.go", "case silent != nil:\n\t\ts.openGap(cur, cur.gapFrom(silent))", "case silent != nil:"},
