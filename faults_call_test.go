@@ -363,21 +363,23 @@ func (c *cell) stopProcess(p *wstest.Peer) {
 	synctest.Wait()
 }
 
-// crowd is two hundred shards to which the same happens at the same instant.
+func crowdSize() int { return fewer(200, 40) }
+
+// crowd is so many shards to which the same happens at the same instant.
 var crowd = &kind{drives: map[phase][]drive{
 	connecting: only(func(c *cell) {
-		c.begin(numbered(200)...)
+		c.begin(numbered(crowdSize())...)
 		c.wantCrowd()
 	}),
 	steady: only(func(c *cell) {
-		c.begin(numbered(200)...)
+		c.begin(numbered(crowdSize())...)
 		c.wantCrowd()
 		c.down()
 		c.srv.Restart()
 		c.wantCrowd()
 	}),
 	backoff: only(func(c *cell) {
-		c.begin(numbered(200)...)
+		c.begin(numbered(crowdSize())...)
 		c.wantCrowd()
 		c.down()
 		time.Sleep(20 * time.Second)
@@ -385,10 +387,10 @@ var crowd = &kind{drives: map[phase][]drive{
 		c.wantCrowd()
 	}),
 	switching: only(func(c *cell) {
-		c.begin(numbered(200)...)
+		c.begin(numbered(crowdSize())...)
 		c.wantCrowd()
 		var all sync.WaitGroup
-		for id := range 200 {
+		for id := range crowdSize() {
 			all.Go(func() {
 				if err := c.m.HotSwitchover(context.Background(), id); err != nil {
 					c.t.Errorf("HotSwitchover of %d: %v", id, err)
@@ -404,6 +406,6 @@ var crowd = &kind{drives: map[phase][]drive{
 func (c *cell) wantCrowd() {
 	c.t.Helper()
 	c.isDown = false
-	c.until("all connected", func() bool { return c.m.Metrics().ActiveConnections == 200 })
+	c.until("all connected", func() bool { return c.m.Metrics().ActiveConnections == crowdSize() })
 	wantAtMost(c.t, c.dialTimes(), 20, time.Second)
 }

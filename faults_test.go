@@ -128,7 +128,10 @@ func (f *row) try(t *testing.T, p phase) (n, failed int) {
 			if len(strikes) == 0 {
 				strikes = []strike{{}}
 			}
-			for _, s := range strikes {
+			for i, s := range strikes {
+				if testing.Short() && len(strikes) > 3 && i%4 != int(p) { // each in one phase at least
+					continue
+				}
 				n++
 				one := func(t *testing.T) {
 					c := newCell(f, p, d, s)
