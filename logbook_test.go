@@ -56,18 +56,6 @@ func (b *logbook) Handle(_ context.Context, r slog.Record) error {
 	return nil
 }
 
-// find returns the lines with this message.
-func (b *logbook) find(msg string) (found []logLine) {
-	b.book.mu.Lock()
-	defer b.book.mu.Unlock()
-	for _, l := range b.book.lines {
-		if l.msg == msg {
-			found = append(found, l)
-		}
-	}
-	return found
-}
-
 // from returns the lines of a level or above.
 func (b *logbook) from(level slog.Level) (found []logLine) {
 	b.book.mu.Lock()
