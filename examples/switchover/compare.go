@@ -45,13 +45,15 @@ func compare(ctx context.Context, opt options, out io.Writer) (ok bool, err erro
 	return ways[0].missing == 0, errors.Join(err, s.tearDown())
 }
 
-// replace does it once, and watches from shortly before until shortly after.
+// replace does it once, and watches from shortly before until shortly after, equally long in either way: a busy machine is
+// silent now and then by itself.
 func (s *stage) replace(ctx context.Context, w *way, id int) error {
-	const around = 25 * time.Millisecond
+	const around, watched = 25 * time.Millisecond, 450 * time.Millisecond
 	sh := &s.app.shards[id]
 	sleep(ctx, around)
 	missed, before := sh.tally.Totals().Missed, sh.served()
 	sh.silence()
+	begin := time.Now()
 	sleep(ctx, around)
 	if err := w.do(ctx, id); err != nil {
 		return fmt.Errorf("%s: %w", w.name, err)
@@ -65,7 +67,7 @@ func (s *stage) replace(ctx context.Context, w *way, id int) error {
 		sleep(limit, time.Millisecond)
 	}
 	err := s.m.Sync(limit)
-	sleep(ctx, 6*around) // each topic ticks again
+	sleep(ctx, max(6*around, watched-time.Since(begin))) // each topic ticks again
 	w.silence = append(w.silence, sh.silence())
 	w.missing += sh.tally.Totals().Missed - missed
 	return err
