@@ -17,7 +17,7 @@ import (
 //	go test -run 'TestFaults$' -v .
 //
 // drives every cell and prints the matrix at its end. A row's name begins with its number; faults_phase_test.go says how a
-// fault of each kind is driven in each phase, faults_cell_test.go what must hold at the end of every cell.
+// fault of each kind is driven in each phase, faults_check_test.go what must hold at the end of every cell.
 
 // phase is what a shard is doing when a fault strikes.
 type phase int

@@ -14,9 +14,9 @@ type gap[S comparable] struct {
 	gen  uint64 // the connection that is to prove everything must be younger
 }
 
-// gapFrom is when what cause ended may have begun to be missed: the last frame. Where the connection went on with pongs but
-// without data, the last data. Where a slow handler left something unread, the moment until which all had been read: what
-// the peer sent since may be lost, though the last frame was read later than it was sent.
+// gapFrom is when what cause ended may have begun to be missed: the last frame before whatever did not end. Where the
+// connection went on with pongs but without data, the last data. Where a slow handler left something unread, the moment until
+// which all had been read: what the peer sent since may be lost, though the last frame was read later than it was sent.
 func (c *session[S]) gapFrom(cause error) time.Time {
 	if at := c.silentAt.Load(); at != 0 { // as it was found then; in its drain it may have come back for a moment
 		return time.Unix(0, at)
@@ -24,10 +24,11 @@ func (c *session[S]) gapFrom(cause error) time.Time {
 	if errors.Is(cause, ErrDataTimeout) {
 		return c.lastData()
 	}
-	if at := c.unread.Load(); at != 0 {
+	last := c.lastFrame()
+	if at := c.unread.Load(); at != 0 && c.conn.At(time.Duration(at)).Before(last) {
 		return c.conn.At(time.Duration(at))
 	}
-	return c.lastFrame()
+	return last
 }
 
 // openGap begins or extends the shard's gap, if the ended session lost had anything applied.

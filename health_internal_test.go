@@ -30,7 +30,6 @@ func (p *patient) received(at time.Duration) {
 	s := &p.signs
 	s.Waited, s.Since = s.Clock(at), at
 	s.Reads++
-	s.Seen = at
 }
 
 // handled shows a data message at an instant.

@@ -313,8 +313,8 @@ func readCause(err error) error {
 	return fmt.Errorf("wsshard: read: %w", cut(err))
 }
 
-// lastFrame is when the last bytes of any kind came.
-func (c *session[S]) lastFrame() time.Time { return c.conn.At(c.conn.Signs().Seen) }
+// lastFrame is when the last frame of any kind came that was not part of an unfinished message.
+func (c *session[S]) lastFrame() time.Time { return c.conn.At(c.conn.Whole()) }
 
 // lastData is when the last data came; without any, when the connection was opened.
 func (c *session[S]) lastData() time.Time {

@@ -80,7 +80,10 @@ type Conn struct {
 func New(ws *websocket.Conn, tap *Tap, opt Options) *Conn {
 	c := &Conn{Tap: tap, ws: ws, opt: opt}
 	ws.SetReadLimit(opt.ReadLimit)
-	ws.SetCloseHandler(func(int, string) error { return nil }) // the writer answers it
+	ws.SetCloseHandler(func(int, string) error { // the writer answers it
+		tap.frame()
+		return nil
+	})
 	ws.SetPingHandler(func(payload string) error {
 		tap.frame()
 		opt.OnPing(payload)

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"net"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -30,8 +31,11 @@ type Tap struct {
 	partial bool // bytes have come since the last frame that was seen to end
 	ended   bool // something has ended since the last Read: what is unfinished now is not what was then
 	stamp   time.Duration
-	failed  error  // what the last Read returned
-	ahead   *ahead // nil: each Read is one of the socket
+	counted time.Duration // the stamp that whole has
+	failed  error         // what the last Read returned
+	ahead   *ahead        // nil: each Read is one of the socket
+
+	whole atomic.Int64 // see Whole
 
 	mu    sync.Mutex // protects following fields; a leaf lock
 	signs Signs
@@ -47,7 +51,6 @@ type Signs struct {
 	Since   time.Duration // when it began to
 	Waited  time.Duration // how long it waited before that
 	Reads   uint64        // reads that brought bytes
-	Seen    time.Duration // when the last bytes came
 	Idle    time.Duration // until when everything that had come was read: the last Read that had to wait ended then
 	Current bool          // the last Read had to wait: nothing was left unread
 	Data    time.Duration // reader's clock when the last data message had been handled
@@ -88,8 +91,9 @@ func (t *Tap) Established() {
 	t.head = -1
 	t.stamp = t.Now()
 	t.mu.Lock()
-	t.signs.Seen, t.signs.Idle = t.stamp, t.stamp
+	t.signs.Idle = t.stamp
 	t.mu.Unlock()
+	t.whole.Store(int64(t.stamp))
 }
 
 // Failed is the error that the socket's last read ended with; nil: it brought bytes. Those who parse what was read before may
@@ -105,10 +109,19 @@ func (t *Tap) Fresh() { t.fresh = true }
 // frame notes that a frame ended here. A control frame between the fragments of a message does not end the message.
 func (t *Tap) frame() {
 	t.partial = false
-	if !t.message {
-		t.ended = true
+	if t.message {
+		return
+	}
+	t.ended = true
+	if t.counted != t.stamp {
+		t.counted = t.stamp
+		t.whole.Store(int64(t.stamp))
 	}
 }
+
+// Whole is when the last bytes came after which nothing was unfinished. What came since is part of a message, all of which is
+// missing when its end does not come.
+func (t *Tap) Whole() time.Duration { return time.Duration(t.whole.Load()) }
 
 // BufferSize is the size of the buffer that the reader shall have, where it would have n bytes.
 func (t *Tap) BufferSize(n int) int {
@@ -168,7 +181,6 @@ func (t *Tap) came(n int, err error) {
 	}
 	if n > 0 {
 		s.Reads++
-		s.Seen = now
 		t.partial, t.stamp = true, now
 	}
 	t.failed = err
