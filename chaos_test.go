@@ -88,7 +88,7 @@ type chaosTrait struct {
 	resubscriber bool // else a resubscription is an unsubscription and a subscription
 	attempts     int  // MaxConnectAttempts
 	latency      time.Duration
-	honour, skew time.Duration // of a server that is slow to do what is asked; by how much its connections differ
+	honour, skew time.Duration // of a server that takes its time for each request; by how much its connections differ
 }
 
 // chaos is one run. It is the handler too.
@@ -183,7 +183,7 @@ func newChaos(t *testing.T, seed uint64) *chaos {
 		c.trait.attempts = []int{-1, 6, 12}[rnd.IntN(3)]
 	}
 	if rnd.IntN(3) > 0 {
-		c.trait.honour, c.trait.skew = time.Duration(rnd.IntN(1500))*time.Millisecond, time.Duration(rnd.IntN(100))*time.Millisecond
+		c.trait.honour, c.trait.skew = time.Duration(100+rnd.IntN(400))*time.Millisecond, time.Duration(rnd.IntN(100))*time.Millisecond
 	}
 	kinds := chaosFaults
 	if c.trait.calm {

@@ -47,7 +47,7 @@ var plants = []plant{
 		{"backoff.go", "stable := uptime >= a.cfg.StableAfter", "stable := uptime >= 0"},
 	}},
 	{"breaker per shard", "Breaker", []replacement{
-		{"attempt.go", "k := doorKey{strings.ToLower(hostPort(u)), o.sh.egress}", "k := doorKey{strings.ToLower(hostPort(u)), fmt.Sprint(o.sh.egress, o.sh.id)}"},
+		{"attempt.go", "k = doorKey{strings.ToLower(hostPort(u)), o.sh.egress}", "k = doorKey{strings.ToLower(hostPort(u)), fmt.Sprint(o.sh.egress, o.sh.id)}"},
 	}},
 	{"budget with burst: a new window forgets all of the last one", "Limiter|Budget", []replacement{
 		{"limiter.go", "for len(log.at) > 0 && now.Sub(log.at[0]) >= l.window {\n\t\tlog.at = log.at[1:]", "if len(log.at) > 0 && now.Sub(log.at[0]) >= l.window {\n\t\tlog.at = nil"},

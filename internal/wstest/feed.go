@@ -38,7 +38,8 @@ type Change struct {
 // lane is what waits to happen on one connection, in order.
 type lane struct {
 	jobs []job
-	busy bool // somebody does them
+	last time.Time // when the last one is due
+	busy bool      // somebody does them
 }
 
 type job struct {
@@ -117,8 +118,8 @@ func (tp *Topics) Deaf(on bool) {
 	tp.deaf = on
 }
 
-// Lag makes the feed as slow as real ones are: it takes honour to honour a request, and what is published leaves skew(p) later
-// on the connection p. What waits when a connection ends is lost. Publish waits for nobody then.
+// Lag makes the feed as slow as real ones are: it takes honour to honour each request of a connection, one after the other, and
+// what is published leaves skew(p) later on the connection p. What waits when a connection ends is lost. Publish waits for nobody then.
 func (tp *Topics) Lag(honour time.Duration, skew func(p *Peer) time.Duration) {
 	tp.mu.Lock()
 	defer tp.mu.Unlock()
@@ -138,7 +139,12 @@ func (tp *Topics) later(p *Peer, which int, d func() time.Duration, do func()) b
 		tp.lanes[p] = lanes
 	}
 	l := &lanes[which]
-	l.jobs = append(l.jobs, job{time.Now().Add(d()), do})
+	from := time.Now()
+	if which == requestLane && l.last.After(from) {
+		from = l.last
+	}
+	l.last = from.Add(d())
+	l.jobs = append(l.jobs, job{l.last, do})
 	if !l.busy {
 		l.busy = true
 		tp.server.joined.Go(func() { tp.work(p, l) })
