@@ -98,9 +98,9 @@ func (m *measured) shares(d *drawing, x, y float64) {
 	d.text(x, y+18, "s", "CPU a message, the naive loop = 1")
 	shown := []string{"wsshard-ll", "wsshard", "gws", "coder"}
 	for i, who := range shown {
-		lx := x + []float64{0, 178, 254, 302}[i]
+		lx := x + []float64{0, 188, 264, 314}[i]
 		d.add(`<circle cx="%.0f" cy="%.0f" r="5" fill="%s"/>`, lx+5, y+36, colours[who])
-		d.text(lx+15, y+40, "s", labels[who])
+		d.text(lx+15, y+40, "s", strings.TrimSuffix(labels[who], "/websocket"))
 	}
 	const left, width, most = 150.0, 230.0, 2.0
 	at := func(v float64) float64 { return x + left + width*min(v, most)/most }

@@ -69,6 +69,9 @@ func (m *measured) markdown() string {
 		p.say("")
 		p.say("The machine had a load average of %s meanwhile, of which the benchmark itself is about two. CPU and memory are the", s)
 		p.say("process' own and suffer little from what else runs; latencies, messages/s and what is told in ms of the clock do.")
+		if m.Note != "" {
+			p.say("%s", m.Note)
+		}
 	}
 	return p.String()
 }

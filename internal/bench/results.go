@@ -22,6 +22,7 @@ type measured struct {
 	Machine string
 	Peers   string             // who is compared with whom
 	Date    string             // of the last run
+	Note    string             // by hand: what else is to be known of these rounds
 	Load    []float64          // the machine's load average after each case: two processes of ours are always part of it
 	Checked []string           // contenders that have delivered byte for byte
 	Rounds  map[string]figures // by case
@@ -75,7 +76,7 @@ func (m *measured) load(dir string) error {
 	if before.Machine != m.Machine || before.Peers != m.Peers {
 		return fmt.Errorf("%s is of another machine or other versions: %s; %s", keptIn, before.Machine, before.Peers)
 	}
-	m.Load, m.Checked, m.Rounds = before.Load, before.Checked, before.Rounds
+	m.Note, m.Load, m.Checked, m.Rounds = before.Note, before.Load, before.Checked, before.Rounds
 	return nil
 }
 
