@@ -117,6 +117,13 @@ func (c *cell) stir() {
 	c.m.Resubscribe(c.want()...)
 }
 
+// turnAway notes that the application wants less from now on.
+func (c *cell) turnAway() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.turned = time.Now()
+}
+
 // restart starts a manager that was stopped, with its topics.
 func (c *cell) restart() {
 	if err := c.m.Start(context.Background()); err == nil {
@@ -157,6 +164,7 @@ var callFaults = []*row{
 	}}}},
 	{no: 35, name: "reentrancy", kind: callFault, handler: everything, beats: true, strikes: append(
 		inEach("all methods", false, callbacks, func(c *cell, ctx context.Context) {
+			c.turnAway()
 			for _, method := range inside {
 				err := method.call(ctx, c.m)
 				c.say(err)
@@ -167,9 +175,7 @@ var callFaults = []*row{
 			c.m.Unsubscribe(numbered(5)...)
 		}, nil),
 		inEach("Stop", false, callbacks, func(c *cell, ctx context.Context) {
-			c.mu.Lock()
-			c.stopped = time.Now()
-			c.mu.Unlock()
+			c.turnAway()
 			if err := c.m.Stop(ctx); err != wsshard.ErrInCallback && c.callback != "Subscriptions" {
 				c.t.Errorf("Stop returned %v", err)
 			}

@@ -44,7 +44,7 @@ type cell struct {
 	isDown    bool                            // the server is
 	every     *every                          // the handler of a fault that has to do with all callbacks
 	final     []string                        // what is to be wanted in the end; nil: what the manager says
-	stopped   time.Time                       // by a callback: what is published in that instant may be lost. Under history.mu
+	turned    time.Time                       // a callback stopped or unsubscribed: what is published in that instant may be lost. Under history.mu
 	runs      int                             // Starts after the first; under history.mu
 	closes    map[*wstest.Peer]int            // codes of the close frames that the server should hear
 

@@ -111,7 +111,7 @@ func (c *cell) wantAccounts() {
 		}
 		var lost []time.Time
 		for n, at := range ticks {
-			if n > got[0] && !slices.Contains(got, n) && !c.reportedLocked(topic, at) && !at.Equal(c.stopped) {
+			if n > got[0] && !slices.Contains(got, n) && !c.reportedLocked(topic, at) && !at.Equal(c.turned) {
 				lost = append(lost, at)
 			}
 		}
