@@ -175,7 +175,7 @@ var answerFaults = []*row{
 		c.serve(func(rc *rawConn) {
 			rc.say(rc.switching() + rawBytes(fin|opText, "x:1"))
 			go rc.listen()
-			time.Sleep(500 * ms)
+			nap(500 * ms)
 			rc.say(rawBytes(fin|opText, "x:2") + rawBytes(fin|opClose, closePayload(1001, "")))
 			rc.gone()
 		})
@@ -224,7 +224,7 @@ func unhurried(c *cell) {
 		return
 	}
 	before := len(c.dialTimes())
-	time.Sleep(time.Minute)
+	nap(time.Minute)
 	if n := len(c.dialTimes()) - before; n < 2 || n > 20 {
 		c.t.Errorf("%d dials in a minute", n)
 	}

@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -199,9 +200,14 @@ func (c *cell) trade() {
 	}
 }
 
-// publish also counts what a connection that is hushed does not bring: the market goes on.
+// publish also counts what a connection that is hushed does not bring: the market goes on. Now the older connection of a
+// switchover comes first, now the newer one.
 func (c *cell) publish(n int) {
-	for _, p := range c.srv.Live() {
+	peers := c.srv.Live()
+	if n%2 == 0 {
+		slices.Reverse(peers)
+	}
+	for _, p := range peers {
 		hushed := c.isMuted(p)
 		for _, topic := range c.topics.On(p) {
 			c.mu.Lock()

@@ -154,11 +154,11 @@ func breakerOpens(c *cell) {
 		if err := c.switchover(); !errors.Is(err, wsshard.ErrCircuitOpen) {
 			c.t.Errorf("a switchover while it is open: %v", err)
 		}
-		time.Sleep(10 * time.Second) // the next one may be the probe
+		nap(10 * time.Second) // the next one may be the probe
 		return
 	}
 	opened := c.failures()[len(c.failures())-1].at
-	time.Sleep(35*time.Second - time.Since(opened))
+	nap(35*time.Second - time.Since(opened))
 	var at []string
 	for _, dial := range c.dialTimes() {
 		if dial.After(opened) {
@@ -186,7 +186,7 @@ func (c *cell) givesUp() {
 		c.t.Errorf("Sync: %v; health %+v", err, h)
 	}
 	dials := c.net.Dials()
-	time.Sleep(time.Hour)
+	nap(time.Hour)
 	if n := c.net.Dials() - dials; n != 0 {
 		c.t.Errorf("%d dials of a parked shard", n)
 	}

@@ -45,7 +45,7 @@ func halting(name string, do func(c *cell, write func(raw string) bool)) strike 
 func inBits(raw string) func(c *cell, write func(string) bool) {
 	return func(c *cell, write func(string) bool) {
 		for i := 0; i < len(raw) && write(raw[i:i+1]); i++ {
-			time.Sleep(60 * ms)
+			nap(60 * ms)
 		}
 	}
 }
@@ -54,7 +54,7 @@ func inBits(raw string) func(c *cell, write func(string) bool) {
 func inFrames(first, others string) func(c *cell, write func(string) bool) {
 	return func(c *cell, write func(string) bool) {
 		for ok := write(first); ok; ok = write(others) {
-			time.Sleep(10 * ms)
+			nap(10 * ms)
 		}
 	}
 }

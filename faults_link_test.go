@@ -25,7 +25,7 @@ func hole(c *cell, at target) {
 func soon(do func(c *cell, at target)) func(c *cell, at target) {
 	return func(c *cell, at target) {
 		c.joined.Go(func() {
-			time.Sleep(ms)
+			nap(ms)
 			do(c, at)
 		})
 	}
@@ -36,7 +36,7 @@ func (c *cell) rage(pause time.Duration, do func() error) {
 	c.raging.Store(true)
 	c.joined.Go(func() {
 		for c.raging.Load() && do() == nil {
-			time.Sleep(pause)
+			nap(pause)
 		}
 	})
 }
@@ -228,7 +228,7 @@ func (c *cell) closeAll(code int) {
 	for _, p := range c.srv.Live() {
 		p.Close(code, "")
 	}
-	time.Sleep(10 * ms)
+	nap(10 * ms)
 	c.down()
 }
 
@@ -262,7 +262,7 @@ var outage = &kind{drives: map[phase][]drive{
 				c.t.Error("HotSwitchover succeeded")
 			}
 		})
-		time.Sleep(time.Second)
+		nap(time.Second)
 		c.do(c, target{})
 		release()
 		moved.Wait()
@@ -296,7 +296,7 @@ var lie = &kind{
 			if c.name != "and says yes" { // else nobody can know, as long as a and b flow
 				c.until("rejected", func() bool { return c.heard(wsshard.EventSubscriptionRejected) > 0 })
 			}
-			time.Sleep(30 * time.Second)
+			nap(30 * time.Second)
 			if cause := c.cause(opened{0, 1}); cause != nil {
 				c.t.Errorf("a connection ended for one topic: %v", cause)
 			}
@@ -331,13 +331,13 @@ var idling = &kind{
 		}),
 		steady: only(func(c *cell) {
 			c.begin()
-			time.Sleep(10 * time.Second)
+			nap(10 * time.Second)
 			c.do(c, target{})
 			c.wantIdle(1)
 		}),
 		switching: only(func(c *cell) {
 			c.begin()
-			time.Sleep(10 * time.Second)
+			nap(10 * time.Second)
 			c.do(c, target{})
 			if err := c.switchover(); err != nil {
 				c.t.Errorf("HotSwitchover: %v", err)
@@ -349,7 +349,7 @@ var idling = &kind{
 }
 
 func (c *cell) wantIdle(connections uint64) {
-	time.Sleep(time.Hour)
+	nap(time.Hour)
 	if m := c.m.Metrics(); m.Connections != connections || m.ActiveConnections != 1 || m.Gaps != 0 {
 		c.t.Errorf("%d connections were opened, %d are live, %d gaps", m.Connections, m.ActiveConnections, m.Gaps)
 	}

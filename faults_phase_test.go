@@ -356,3 +356,6 @@ func (c *cell) inEnvironment(do func(), dials string) {
 	do()
 	c.wantDialled(dials)
 }
+
+// nap lets time pass in the bubble, also for those who run beside the script: unlike after, which one at a time may call.
+func nap(d time.Duration) { time.Sleep(d) }

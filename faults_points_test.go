@@ -91,7 +91,7 @@ var stopPoints = []stopPoint{
 		heedless: true, reach: func(c *cell) {
 			c.settle()
 			c.set(func(h *hooks) { h.message = func(context.Context, wsshard.Message) { <-c.released } })
-			time.Sleep(time.Second)
+			nap(time.Second)
 			ended, cancel := context.WithCancel(context.Background())
 			cancel()
 			c.m.Stop(ended)
@@ -124,7 +124,7 @@ var stopPoints = []stopPoint{
 				c.t.Errorf("Send: %v", err)
 			}
 		})
-		time.Sleep(100 * ms)
+		nap(100 * ms)
 	}},
 	{name: "a server that is gone", phase: steady, takes: time.Second, during: []string{"(*session).closeConn", "(*ShardManager).Stop", "(*ShardManager).finish"}, reach: func(c *cell) {
 		c.settle()
@@ -146,7 +146,7 @@ var stopPoints = []stopPoint{
 	{name: "a write that outlives the reader", phase: steady, setup: small, takes: 900 * ms, waits: []string{"(*session).finish"}, reach: func(c *cell) {
 		stuck(c)
 		c.only().Net().Write([]byte(rawBytes(fin|opClose, closePayload(1001, ""))))
-		time.Sleep(100 * ms)
+		nap(100 * ms)
 	}},
 	{name: "half a message", phase: steady, waits: []string{"wsconn.(*Conn).whole"}, reach: func(c *cell) {
 		c.settle()
@@ -158,38 +158,38 @@ var stopPoints = []stopPoint{
 		c.settle()
 		p := c.only()
 		c.rage(time.Microsecond, func() error { return p.Send("flood") })
-		time.Sleep(ms)
+		nap(ms)
 	}},
 	{name: "OnMessage", phase: steady, waits: []string{"(*session).readLoop"}, reach: func(c *cell) {
 		c.settle()
 		c.set(func(h *hooks) { h.message = func(ctx context.Context, _ wsshard.Message) { waitFor(ctx) } })
-		time.Sleep(time.Second)
+		nap(time.Second)
 	}},
 	{name: "what the peer had sent", phase: steady, waits: []string{"(*session).drain"}, with: func(cfg *wsshard.Config) {
 		cfg.Health.PingInterval, cfg.Health.PongTimeout = time.Second, time.Second
 	}, reach: func(c *cell) {
 		c.settle()
 		c.set(func(h *hooks) { h.message = func(ctx context.Context, _ wsshard.Message) { waitFor(ctx) } })
-		time.Sleep(150 * ms)
+		nap(150 * ms)
 		c.only().Kill()
 		c.until("written in vain", func() bool { return strings.Contains(strings.Join(ours(), "\n"), ").drain(") })
 	}},
 	{name: "OnMessage, heedless", phase: steady, heedless: true, reach: func(c *cell) {
 		c.settle()
 		c.set(func(h *hooks) { h.message = func(context.Context, wsshard.Message) { <-c.released } })
-		time.Sleep(time.Second)
+		nap(time.Second)
 	}},
 	{name: "OnEvent, heedless", phase: steady, heedless: true, waits: []string{"(*events).deliver"}, reach: func(c *cell) {
 		c.settle()
 		c.set(func(h *hooks) { h.event = func() { <-c.released } })
 		c.m.Reconnect(0)
-		time.Sleep(time.Second)
+		nap(time.Second)
 	}},
 	{name: "OnDisconnect, heedless", phase: backoff, heedless: true, waits: []string{"(*session).finish", "(*ShardManager).apart"}, reach: func(c *cell) {
 		c.settle()
 		c.set(func(h *hooks) { h.disconnect = func() { <-c.released } })
 		c.only().Kill()
-		time.Sleep(time.Second)
+		nap(time.Second)
 	}},
 
 	{name: "backoff", phase: backoff, waits: []string{"(*shard).pause"}, reach: lose, with: func(cfg *wsshard.Config) {
@@ -200,7 +200,7 @@ var stopPoints = []stopPoint{
 		c.settle()
 		c.srv.Reject(func(*http.Request) (int, http.Header, string) { return 429, http.Header{"Retry-After": {"600"}}, "" })
 		c.only().Kill()
-		time.Sleep(time.Minute)
+		nap(time.Minute)
 	}},
 	{name: "breaker", phase: backoff, waits: []string{"(*gate).enter"}, reach: lose, with: func(cfg *wsshard.Config) {
 		cfg.Connection.CircuitBreakerThreshold, cfg.Connection.CircuitBreakerResetTimeout = 1, time.Hour
@@ -212,7 +212,7 @@ var stopPoints = []stopPoint{
 		c.settle()
 		c.set(func(h *hooks) { h.judge = func(ctx context.Context) { waitFor(ctx) } })
 		c.only().Kill()
-		time.Sleep(time.Second)
+		nap(time.Second)
 	}},
 
 	{name: "a turn", phase: switching, waits: []string{"(*change).takeTurn", "(*gate).enter", "(*change).prepare"}, with: func(cfg *wsshard.Config) {
@@ -223,7 +223,7 @@ var stopPoints = []stopPoint{
 		for id := range 2 {
 			c.joined.Go(func() { c.m.HotSwitchover(context.Background(), id) })
 		}
-		time.Sleep(time.Second)
+		nap(time.Second)
 	}},
 	{name: "dial", phase: switching, waits: []string{"(*change).prepare", "(*dialer).tcp", "(*ShardManager).HotSwitchover"}, reach: func(c *cell) {
 		c.settle()
@@ -253,7 +253,7 @@ var stopPoints = []stopPoint{
 	}), reach: func(c *cell) {
 		c.settle()
 		c.subscribe("c", "d")
-		time.Sleep(15 * time.Second)
+		nap(15 * time.Second)
 		c.moving(time.Second)
 	}},
 	{name: "answers", phase: switching, waits: []string{"(*change).prepare"}, reach: func(c *cell) {
