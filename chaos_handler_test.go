@@ -227,9 +227,15 @@ func (c *chaos) OnEvent(ev wsshard.Event[string]) {
 		c.gaps = append(c.gaps, ev)
 		delete(c.down, ev.ShardID)
 	case wsshard.EventDisconnected:
-		if !errors.Is(ev.Err, wsshard.ErrStopped) {
-			c.down[ev.ShardID] = wsshard.Event[string]{From: c.heard[ev.ShardID], Subs: topics}
+		if errors.Is(ev.Err, wsshard.ErrStopped) {
+			break
 		}
+		lost, again := c.down[ev.ShardID]
+		if !again { // else the connection between the two has proven nothing, and the loss goes on
+			lost.From = c.heard[ev.ShardID]
+		}
+		lost.Subs = append(lost.Subs, topics...)
+		c.down[ev.ShardID] = lost
 	case wsshard.EventParked:
 		c.parked = append(c.parked, ev.Time)
 	case wsshard.EventBreakerOpen:

@@ -27,7 +27,7 @@ var (
 )
 
 // pastChaos are the seeds that once failed.
-var pastChaos = []uint64{}
+var pastChaos = []uint64{106}
 
 // TestChaos lives through a script of faults, drawn from a seed before it begins, with everything switched on: acks, keys,
 // sequences, switchovers by every trigger, a pace, a budget, the breaker, parking, Stop and Start, a handler that is slow and
