@@ -34,7 +34,7 @@ var plants = []plant{
 		{"gap.go", "if len(lost.carried) == 0 {", "if len(lost.carried) >= 0 {"},
 	}},
 	{"a gap begins when the loss is noticed, not with the last frame", "Gap", []replacement{
-		{"gap.go", "return c.lastFrame()", "return time.Now()"},
+		{"gap.go", "last := c.lastFrame()", "last := time.Now()"},
 		{"gap.go", "return time.Unix(0, at)\n\t}\n\tif errors.Is(cause, ErrDataTimeout) {\n\t\treturn c.lastData()", "return time.Now()\n\t}\n\tif errors.Is(cause, ErrDataTimeout) {\n\t\treturn time.Now()"},
 	}},
 	{"replay of the unsubscribed: what is unsubscribed while no connection is live comes back", "Unsubscribe|Model|Reconnect", []replacement{
