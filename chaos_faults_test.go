@@ -11,7 +11,7 @@ import (
 	"github.com/seed-829c304d/wsshard/internal/wstest"
 )
 
-// This file answers: what befalls a run of chaos?
+// This file answers: what befalls a run of chaos? All of it runs in a synctest bubble.
 
 // chaosCalm are the operations after which nothing may be missing, each as likely as it stands here.
 var chaosCalm = []string{
