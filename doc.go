@@ -32,6 +32,7 @@
 // counts the time. Everything may be called from everywhere; Stop, Sync and HotSwitchover do not wait inside a callback.
 //
 // manager.go: how a manager begins and ends. subscribe.go: where a subscription goes. shard.go: how a shard keeps one session
-// live. attempt.go and dialer.go: how a connection is opened. gate.go: when it may be. session.go, read.go, write.go: one
-// connection. switchover.go, relay.go, proof.go: how it is replaced. health.go: when it is sick. gap.go: what was missed.
+// live. attempt.go and dialer.go: how a connection is opened. gate.go: when it may be. session.go, read.go, write.go, request.go:
+// one connection. switchover.go, cutover.go, relay.go, proof.go: how it is replaced. health.go: when it is sick. gap.go: what was
+// missed.
 package wsshard

@@ -35,7 +35,7 @@ type cell struct {
 	hooks     hooks     // under history.mu
 	detour    string    // where dials go instead; under history.mu
 	muted     map[*wstest.Peer]bool
-	ca        *authority // of TLS
+	ca        *wstest.Authority // of TLS
 	good      *tls.Certificate
 	shown     atomic.Pointer[tls.Certificate] // by the server
 	agents    *agents                         // its proxies; nil: none

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/seed-829c304d/wsshard"
+	"github.com/seed-829c304d/wsshard/internal/wstest"
 )
 
 // This file answers: what keeps a connection from being made? Rows 14, 15, 22, 47, 48, 50, 51, 52 and 53 of the matrix.
@@ -72,13 +73,15 @@ var dialFaults = []*row{
 		cfg.Connection.TLSConfig = &tls.Config{RootCAs: x509.NewCertPool()}
 		cfg.Health.DataTimeout = -1
 	}, strikes: []strike{
-		badCertificate("expired", func(ca *authority) tls.Certificate {
-			return ca.issueFrom(time.Now().Add(-2*time.Hour), time.Hour, "srv")
+		badCertificate("expired", func(ca *wstest.Authority) tls.Certificate {
+			return ca.IssueFrom(time.Now().Add(-2*time.Hour), time.Hour, "srv")
 		}, expired),
-		badCertificate("not yet valid", func(ca *authority) tls.Certificate { return ca.issueFrom(time.Now().Add(time.Hour), time.Hour, "srv") }, expired),
-		badCertificate("wrong name", func(ca *authority) tls.Certificate { return ca.issue(time.Hour, "other") },
+		badCertificate("not yet valid", func(ca *wstest.Authority) tls.Certificate {
+			return ca.IssueFrom(time.Now().Add(time.Hour), time.Hour, "srv")
+		}, expired),
+		badCertificate("wrong name", func(ca *wstest.Authority) tls.Certificate { return ca.Issue(time.Hour, "other") },
 			func(err error) bool { var e x509.HostnameError; return errors.As(err, &e) }),
-		badCertificate("unknown authority", func(ca *authority) tls.Certificate { return newAuthority(ca.t).issue(time.Hour, "srv") },
+		badCertificate("unknown authority", func(ca *wstest.Authority) tls.Certificate { return wstest.NewAuthority(ca.T).Issue(time.Hour, "srv") },
 			func(err error) bool { var e x509.UnknownAuthorityError; return errors.As(err, &e) }),
 		{name: "silence", is: is(context.DeadlineExceeded), do: mumbles(""), check: onlyTLS},
 		{name: "half a record", is: is(context.DeadlineExceeded), do: mumbles("\x16\x03\x03\x00"), check: onlyTLS},
@@ -226,7 +229,7 @@ func expired(err error) bool {
 	return errors.As(err, &e) && e.Reason == x509.Expired
 }
 
-func badCertificate(name string, issue func(ca *authority) tls.Certificate, is func(error) bool) strike {
+func badCertificate(name string, issue func(ca *wstest.Authority) tls.Certificate, is func(error) bool) strike {
 	return strike{name: name, is: is, check: onlyTLS, do: func(c *cell, _ target) { c.show(issue(c.ca)) }}
 }
 
@@ -255,9 +258,9 @@ func (c *cell) front() {
 // certify makes an authority that the client trusts, and the config of a server that shows its certificate, or another one
 // while the fault is on. Sessions are not resumed, or no certificate would be looked at.
 func (c *cell) certify(host string) *tls.Config {
-	c.ca = newAuthority(c.t)
-	c.cfg.Connection.TLSConfig.RootCAs.AddCert(c.ca.cert)
-	good := c.ca.issue(100*time.Hour, host)
+	c.ca = wstest.NewAuthority(c.t)
+	c.cfg.Connection.TLSConfig.RootCAs.AddCert(c.ca.Cert)
+	good := c.ca.Issue(100*time.Hour, host)
 	c.good = &good
 	c.shown.Store(c.good)
 	return &tls.Config{

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/seed-829c304d/wsshard"
+	"github.com/seed-829c304d/wsshard/internal/wstest"
 )
 
 // This file answers: does a dial that fails leave anything behind? Sockets, descriptors and goroutines are real.
@@ -24,7 +25,7 @@ func badWays(t *testing.T) map[string]struct {
 	url string
 	cfg wsshard.ConnectionConfig
 } {
-	ca := newEgressCA(t)
+	ca := wstest.NewAuthority(t)
 	serve := func(f func(c net.Conn)) string { return startProxy(t, "127.0.0.1:0", nil, f) }
 	closed := serve(func(c net.Conn) {})
 	hangsUp := serve(func(c net.Conn) { readHead(c) })
@@ -33,7 +34,7 @@ func badWays(t *testing.T) map[string]struct {
 	silent := serve(func(c net.Conn) { io.Copy(io.Discard, c) })
 	busy := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { http.Error(w, strings.Repeat("no ", 1000), 500) }))
 	t.Cleanup(busy.Close)
-	untrusted := startLive(t, "127.0.0.1:0", ca.server(t, "127.0.0.1"))
+	untrusted := startLive(t, "127.0.0.1:0", ca.Server("127.0.0.1"))
 	refuses := &proxyServer{user: canaryUser, password: "another", dial: func(string) (net.Conn, error) { return nil, io.EOF }}
 	unreachable := &proxyServer{dial: func(string) (net.Conn, error) { return nil, io.EOF }}
 	type way = struct {

@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"github.com/seed-829c304d/wsshard"
+	"github.com/seed-829c304d/wsshard/internal/wstest"
 )
 
 // This file answers: are TLS and proxies what they should be on real sockets, alone and together?
@@ -41,10 +42,10 @@ func (h *hello) listen(c *tls.Config) *tls.Config {
 
 // Through each kind of proxy, to a name that only the proxy knows, with and without TLS, with and without a source address.
 func TestThroughProxies(t *testing.T) {
-	ca := newEgressCA(t)
+	ca := wstest.NewAuthority(t)
 	var atServer, atProxy hello
 	plain := startLive(t, "127.0.0.1:0", nil)
-	secure := startLive(t, "127.0.0.1:0", atServer.listen(ca.server(t, "feed.test")))
+	secure := startLive(t, "127.0.0.1:0", atServer.listen(ca.Server("feed.test")))
 	for _, scheme := range []string{"socks5", "socks5h", "http", "https"} {
 		p := &proxyServer{user: canaryUser, password: canaryPassword, dial: func(addr string) (net.Conn, error) {
 			host, port, _ := net.SplitHostPort(addr)
@@ -58,7 +59,7 @@ func TestThroughProxies(t *testing.T) {
 			serve = p.connect
 		}
 		if scheme == "https" {
-			tc = atProxy.listen(ca.server(t, "localhost"))
+			tc = atProxy.listen(ca.Server("localhost"))
 		}
 		addr := startProxy(t, "127.0.0.1:0", tc, serve)
 		addr = strings.Replace(addr, "127.0.0.1", "localhost", 1)
@@ -66,7 +67,7 @@ func TestThroughProxies(t *testing.T) {
 			for _, srv := range []*liveServer{plain, secure} {
 				url := strings.Replace(srv.url, "127.0.0.1", "feed.test", 1)
 				cfg := wsshard.Config{Connection: wsshard.ConnectionConfig{
-					Proxy: proxyURL(scheme, addr), TLSConfig: &tls.Config{RootCAs: ca.pool},
+					Proxy: proxyURL(scheme, addr), TLSConfig: &tls.Config{RootCAs: ca.Pool},
 				}}
 				egress := scheme + "://" + addr
 				if source != "" {
@@ -130,13 +131,13 @@ func TestProxiesThatRefuse(t *testing.T) {
 
 // TLSConfig.ServerName is the server's; an https proxy is asked for, and checked against, its own name.
 func TestServerNameIsNotTheProxys(t *testing.T) {
-	ca := newEgressCA(t)
+	ca := wstest.NewAuthority(t)
 	var atServer, atProxy hello
-	srv := startLive(t, "127.0.0.1:0", atServer.listen(ca.server(t, "name.test")))
+	srv := startLive(t, "127.0.0.1:0", atServer.listen(ca.Server("name.test")))
 	p := &proxyServer{dial: func(addr string) (net.Conn, error) { return net.Dial("tcp", addr) }}
-	addr := startProxy(t, "127.0.0.1:0", atProxy.listen(ca.server(t, "127.0.0.1")), p.connect)
+	addr := startProxy(t, "127.0.0.1:0", atProxy.listen(ca.Server("127.0.0.1")), p.connect)
 	cfg := wsshard.Config{Connection: wsshard.ConnectionConfig{
-		Proxy: "https://" + addr, TLSConfig: &tls.Config{RootCAs: ca.pool, ServerName: "name.test"},
+		Proxy: "https://" + addr, TLSConfig: &tls.Config{RootCAs: ca.Pool, ServerName: "name.test"},
 	}}
 	if _, _, err := call(t, srv.url, cfg); err != nil {
 		t.Error(err)
@@ -144,7 +145,7 @@ func TestServerNameIsNotTheProxys(t *testing.T) {
 	if !slices.Equal(atServer.names, []string{"name.test"}) || !slices.Equal(atProxy.names, []string{""}) {
 		t.Errorf("asked for %q at the server, %q at the proxy", atServer.names, atProxy.names)
 	}
-	bad := startProxy(t, "127.0.0.1:0", ca.server(t, "name.test"), p.connect)
+	bad := startProxy(t, "127.0.0.1:0", ca.Server("name.test"), p.connect)
 	cfg.Connection.Proxy = "https://" + bad
 	_, _, err := call(t, srv.url, cfg)
 	var pe *wsshard.ProxyError
@@ -155,11 +156,11 @@ func TestServerNameIsNotTheProxys(t *testing.T) {
 }
 
 func TestTLSErrorsAreTyped(t *testing.T) {
-	ca, other := newEgressCA(t), newEgressCA(t)
-	expired := ca.sign(t, &x509.Certificate{DNSNames: []string{"localhost"}, IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)}, NotAfter: time.Now().Add(-time.Second)})
-	strict := ca.server(t, "127.0.0.1")
-	strict.ClientAuth, strict.ClientCAs = tls.RequireAndVerifyClientCert, ca.pool
-	old := ca.server(t, "127.0.0.1")
+	ca, other := wstest.NewAuthority(t), wstest.NewAuthority(t)
+	expired := ca.Sign(&x509.Certificate{DNSNames: []string{"localhost"}, IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)}, NotAfter: time.Now().Add(-time.Second)})
+	strict := ca.Server("127.0.0.1")
+	strict.ClientAuth, strict.ClientCAs = tls.RequireAndVerifyClientCert, ca.Pool
+	old := ca.Server("127.0.0.1")
 	old.MaxVersion = tls.VersionTLS11
 	var name x509.HostnameError
 	var unknown x509.UnknownAuthorityError
@@ -171,14 +172,14 @@ func TestTLSErrorsAreTyped(t *testing.T) {
 		as     []any
 		says   string
 	}{
-		{"unknown authority", other.server(t, "127.0.0.1"), []any{&unknown, &verify}, "unknown authority"},
-		{"wrong name", ca.server(t, "elsewhere.test"), []any{&name, &verify}, "127.0.0.1"},
+		{"unknown authority", other.Server("127.0.0.1"), []any{&unknown, &verify}, "unknown authority"},
+		{"wrong name", ca.Server("elsewhere.test"), []any{&name, &verify}, "127.0.0.1"},
 		{"expired", &tls.Config{Certificates: []tls.Certificate{expired}}, []any{&invalid, &verify}, "expired"},
 		{"no client certificate", strict, nil, "certificate required"},
 		{"too old", old, nil, "protocol version"},
 	} {
 		srv := startLive(t, "127.0.0.1:0", c.server)
-		_, _, err := call(t, srv.url, wsshard.Config{Connection: wsshard.ConnectionConfig{TLSConfig: &tls.Config{RootCAs: ca.pool}}})
+		_, _, err := call(t, srv.url, wsshard.Config{Connection: wsshard.ConnectionConfig{TLSConfig: &tls.Config{RootCAs: ca.Pool}}})
 		if err == nil || !strings.Contains(err.Error(), c.says) {
 			t.Errorf("%s: %v", c.name, err)
 		}
@@ -207,14 +208,14 @@ func TestNoDowngrade(t *testing.T) {
 
 // The application's config is copied, and none of it is lost: roots, client certificate, and protocols fit to be upgraded.
 func TestTLSConfigIsCopied(t *testing.T) {
-	ca := newEgressCA(t)
-	tc := ca.server(t, "127.0.0.1")
-	tc.ClientAuth, tc.ClientCAs, tc.NextProtos = tls.RequireAndVerifyClientCert, ca.pool, []string{"h2", "http/1.1"}
+	ca := wstest.NewAuthority(t)
+	tc := ca.Server("127.0.0.1")
+	tc.ClientAuth, tc.ClientCAs, tc.NextProtos = tls.RequireAndVerifyClientCert, ca.Pool, []string{"h2", "http/1.1"}
 	srv := startLive(t, "127.0.0.1:0", tc)
 	mine := &tls.Config{
-		RootCAs:      ca.pool,
+		RootCAs:      ca.Pool,
 		NextProtos:   []string{"h2", "http/1.1"}, // as one shared with net/http has
-		Certificates: []tls.Certificate{ca.sign(t, &x509.Certificate{Subject: pkix.Name{CommonName: "me"}, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}})},
+		Certificates: []tls.Certificate{ca.Sign(&x509.Certificate{Subject: pkix.Name{CommonName: "me"}, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}})},
 	}
 	h := newCaller(srv.url)
 	m, err := wsshard.New[string](h, wsshard.Config{MaxSubscriptionsPerShard: 1, Connection: wsshard.ConnectionConfig{TLSConfig: mine}})
@@ -264,7 +265,7 @@ func TestTLSCallbackPanics(t *testing.T) {
 				cfg.Connection.Proxy = "https://proxy"
 			}
 			bubble(t, cfg, nil, func(w *world) {
-				tc := newEgressCA(w.t).server(w.t, "srv")
+				tc := wstest.NewAuthority(w.t).Server("srv")
 				serveConns(w.t, tls.NewListener(w.net.Listen("secure:443"), tc), func(c net.Conn) {
 					out, err := w.net.DialContext(context.Background(), "tcp", "srv:80")
 					if err == nil {

@@ -19,6 +19,7 @@ import (
 	"github.com/gorilla/websocket"
 
 	"github.com/seed-829c304d/wsshard"
+	"github.com/seed-829c304d/wsshard/internal/wstest"
 )
 
 // overTLS is a config that trusts an authority which is made in the bubble.
@@ -29,14 +30,14 @@ func overTLS() (wsshard.Config, *tls.Config) {
 }
 
 // secureWorld runs a script against a raw server with TLS. New has copied the config by then: its roots are set before.
-func secureWorld(t *testing.T, cfg wsshard.Config, s *stepper, script func(w *world, ca *authority, server *tls.Config, raw *rawServer)) {
+func secureWorld(t *testing.T, cfg wsshard.Config, s *stepper, script func(w *world, ca *wstest.Authority, server *tls.Config, raw *rawServer)) {
 	t.Helper()
 	cfg.Connection.TLSConfig.VerifyConnection, cfg.Connection.TLSConfig.RootCAs = nil, x509.NewCertPool()
 	roots := cfg.Connection.TLSConfig.RootCAs // shared by the clone
 	bubble(t, cfg, s.with, func(w *world) {
-		ca := newAuthority(w.t)
-		roots.AddCert(ca.cert)
-		server := &tls.Config{Certificates: []tls.Certificate{ca.issue(48*time.Hour, "raw")}}
+		ca := wstest.NewAuthority(w.t)
+		roots.AddCert(ca.Cert)
+		server := &tls.Config{Certificates: []tls.Certificate{ca.Issue(48*time.Hour, "raw")}}
 		s.app.url = "wss://raw/"
 		raw := w.serveRaw("raw:443", server, func(c *rawConn) {
 			c.upgrade()
@@ -55,12 +56,12 @@ func secureWorld(t *testing.T, cfg wsshard.Config, s *stepper, script func(w *wo
 // What cannot be trusted is refused, by a typed error, and asked for nothing; and it is asked again, in the same way.
 func TestTLSThatCannotBeTrusted(t *testing.T) {
 	for name, c := range map[string]struct {
-		serve func(ca *authority, server *tls.Config)
+		serve func(ca *wstest.Authority, server *tls.Config)
 		is    func(err error) bool
 	}{
 		"expired": {
-			func(ca *authority, server *tls.Config) {
-				server.Certificates[0] = ca.issueFrom(time.Now().Add(-2*time.Hour), time.Hour, "raw")
+			func(ca *wstest.Authority, server *tls.Config) {
+				server.Certificates[0] = ca.IssueFrom(time.Now().Add(-2*time.Hour), time.Hour, "raw")
 			},
 			func(err error) bool {
 				var e x509.CertificateInvalidError
@@ -68,38 +69,38 @@ func TestTLSThatCannotBeTrusted(t *testing.T) {
 			},
 		},
 		"not yet valid": {
-			func(ca *authority, server *tls.Config) {
-				server.Certificates[0] = ca.issueFrom(time.Now().Add(time.Hour), time.Hour, "raw")
+			func(ca *wstest.Authority, server *tls.Config) {
+				server.Certificates[0] = ca.IssueFrom(time.Now().Add(time.Hour), time.Hour, "raw")
 			},
 			func(err error) bool { var e x509.CertificateInvalidError; return errors.As(err, &e) },
 		},
 		"wrong name": {
-			func(ca *authority, server *tls.Config) {
-				server.Certificates[0] = ca.issue(time.Hour, "other", "*.raw")
+			func(ca *wstest.Authority, server *tls.Config) {
+				server.Certificates[0] = ca.Issue(time.Hour, "other", "*.raw")
 			},
 			func(err error) bool { var e x509.HostnameError; return errors.As(err, &e) },
 		},
 		"unknown authority": {
-			func(ca *authority, server *tls.Config) {
-				server.Certificates[0] = newAuthority(ca.t).issue(time.Hour, "raw")
+			func(ca *wstest.Authority, server *tls.Config) {
+				server.Certificates[0] = wstest.NewAuthority(ca.T).Issue(time.Hour, "raw")
 			},
 			func(err error) bool { var e x509.UnknownAuthorityError; return errors.As(err, &e) },
 		},
 		"an old version": {
-			func(_ *authority, server *tls.Config) {
+			func(_ *wstest.Authority, server *tls.Config) {
 				server.MinVersion, server.MaxVersion = tls.VersionTLS10, tls.VersionTLS11
 			},
 			func(err error) bool { return strings.Contains(err.Error(), "protocol version") },
 		},
 		"no certificate": {
-			func(_ *authority, server *tls.Config) { server.Certificates = nil },
+			func(_ *wstest.Authority, server *tls.Config) { server.Certificates = nil },
 			func(err error) bool { var e *net.OpError; return errors.As(err, &e) && e.Op == "remote error" },
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			cfg, _ := overTLS()
 			s := &stepper{}
-			secureWorld(t, cfg, s, func(w *world, ca *authority, server *tls.Config, raw *rawServer) {
+			secureWorld(t, cfg, s, func(w *world, ca *wstest.Authority, server *tls.Config, raw *rawServer) {
 				good := server.Certificates
 				mu, broken := sync.Mutex{}, server.Clone()
 				broken.Certificates = slices.Clone(good)
@@ -153,9 +154,9 @@ func TestTLSThatBreaksInTheAnswer(t *testing.T) {
 			cfg.Connection.CircuitBreakerThreshold, cfg.Connection.CircuitBreakerResetTimeout = 2, time.Minute
 			bubble(t, cfg, s.with, func(w *world) {
 				s.app.url = "wss://raw/canary"
-				ca := newAuthority(t)
-				roots.AddCert(ca.cert)
-				server := &tls.Config{Certificates: []tls.Certificate{ca.issue(time.Hour, "raw")}}
+				ca := wstest.NewAuthority(t)
+				roots.AddCert(ca.Cert)
+				server := &tls.Config{Certificates: []tls.Certificate{ca.Issue(time.Hour, "raw")}}
 				w.serveRaw("raw:443", server, func(conn *rawConn) {
 					io.WriteString(conn.Conn.(*tls.Conn).NetConn(), c.junk)
 				})
@@ -216,7 +217,7 @@ func TestPlainServerBehindWSS(t *testing.T) {
 func TestTLSThatExpiresWhileRunning(t *testing.T) {
 	cfg, _ := overTLS()
 	s := &stepper{}
-	secureWorld(t, cfg, s, func(w *world, ca *authority, server *tls.Config, raw *rawServer) {
+	secureWorld(t, cfg, s, func(w *world, ca *wstest.Authority, server *tls.Config, raw *rawServer) {
 		w.start("a")
 		after(49 * time.Hour)
 		w.wantState(0, wsshard.ShardConnected)
@@ -237,11 +238,11 @@ func TestTLSClientCertificate(t *testing.T) {
 		s := &stepper{}
 		var mine tls.Certificate
 		client.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return &mine, nil }
-		secureWorld(t, cfg, s, func(w *world, ca *authority, server *tls.Config, raw *rawServer) {
-			server.ClientAuth, server.ClientCAs = tls.RequireAndVerifyClientCert, ca.pool
+		secureWorld(t, cfg, s, func(w *world, ca *wstest.Authority, server *tls.Config, raw *rawServer) {
+			server.ClientAuth, server.ClientCAs = tls.RequireAndVerifyClientCert, ca.Pool
 			server.MaxVersion = tls.VersionTLS12 // in 1.3 the refusal comes after the handshake, and may be lost with the connection
 			if has {
-				mine = ca.issue(time.Hour, "me")
+				mine = ca.Issue(time.Hour, "me")
 			}
 			w.begin("a")
 			after(50 * ms)
@@ -261,7 +262,7 @@ func TestTLSConfigIsOurs(t *testing.T) {
 	cfg, client := overTLS()
 	client.NextProtos = []string{"h2", "http/1.1"}
 	s := &stepper{}
-	secureWorld(t, cfg, s, func(w *world, ca *authority, server *tls.Config, raw *rawServer) {
+	secureWorld(t, cfg, s, func(w *world, ca *wstest.Authority, server *tls.Config, raw *rawServer) {
 		client.InsecureSkipVerify, client.MinVersion = true, tls.VersionTLS13+1
 		var hello *tls.ClientHelloInfo
 		server.NextProtos = []string{"h2", "http/1.1"}
@@ -280,14 +281,14 @@ func TestTLSServerName(t *testing.T) {
 	cfg, client := overTLS()
 	client.ServerName = "raw"
 	s := &stepper{}
-	secureWorld(t, cfg, s, func(w *world, ca *authority, server *tls.Config, raw *rawServer) {
+	secureWorld(t, cfg, s, func(w *world, ca *wstest.Authority, server *tls.Config, raw *rawServer) {
 		w.serveRaw("[::1]:443", server, func(c *rawConn) { c.upgrade(); c.gone() })
 		s.app.url = "wss://[::1]/"
 		w.start("a")
 	})
 	cfg, _ = overTLS()
-	secureWorld(t, cfg, s, func(w *world, ca *authority, _ *tls.Config, raw *rawServer) {
-		server := &tls.Config{Certificates: []tls.Certificate{ca.issue(time.Hour, "::1")}}
+	secureWorld(t, cfg, s, func(w *world, ca *wstest.Authority, _ *tls.Config, raw *rawServer) {
+		server := &tls.Config{Certificates: []tls.Certificate{ca.Issue(time.Hour, "::1")}}
 		w.serveRaw("[::1]:443", server, func(c *rawConn) { c.upgrade(); c.gone() })
 		s.app.url = "wss://[::1]/"
 		w.start("a")
@@ -300,7 +301,7 @@ func TestTLSSessionsAreShared(t *testing.T) {
 	cfg.MaxSubscriptionsPerShard = 1
 	cfg.Connection.MaxConcurrentDials = 1 // one after the other: a ticket serves one dial
 	s := &stepper{}
-	secureWorld(t, cfg, s, func(w *world, ca *authority, server *tls.Config, raw *rawServer) {
+	secureWorld(t, cfg, s, func(w *world, ca *wstest.Authority, server *tls.Config, raw *rawServer) {
 		w.start("a", "b", "c", "d")
 		for i := range 4 {
 			if got := raw.conn(i).Conn.(*tls.Conn).ConnectionState().DidResume; got != (i > 0) {
@@ -314,7 +315,7 @@ func TestTLSSessionsAreShared(t *testing.T) {
 func TestTLSConnectionsEnd(t *testing.T) {
 	cfg, _ := overTLS()
 	s := &stepper{}
-	secureWorld(t, cfg, s, func(w *world, ca *authority, server *tls.Config, raw *rawServer) {
+	secureWorld(t, cfg, s, func(w *world, ca *wstest.Authority, server *tls.Config, raw *rawServer) {
 		w.start("a")
 		conn := raw.conn(0).Conn.(*tls.Conn).NetConn()
 		conn.Close() // no close_notify

@@ -15,6 +15,7 @@ import (
 	"github.com/armon/go-socks5"
 	"github.com/elazarl/goproxy"
 	"github.com/elazarl/goproxy/ext/auth"
+	"github.com/seed-829c304d/wsshard/internal/wstest"
 )
 
 // This file answers: does the library work with proxies written in Go by others? All is in this process.
@@ -22,7 +23,7 @@ import (
 const password = "s3cret:p@ss w%rd"
 
 func TestGoProxies(t *testing.T) {
-	ca := newAuthority(t)
+	ca := wstest.NewAuthority(t)
 	parts := []part{
 		{name: "go-socks5", scheme: "socks5", start: startGoSocks},
 		{name: "go-socks5 with password", scheme: "socks5h", password: password, start: startGoSocks},
@@ -37,14 +38,14 @@ func TestGoProxies(t *testing.T) {
 	} {
 		t.Run(at.family, func(t *testing.T) {
 			plain, secure, refused := listen(t, at.host), listen(t, at.host), listen(t, at.host)
-			srv := startUpstream(t, plain, tls.NewListener(secure, ca.server(t, "feed.test")))
+			srv := startUpstream(t, plain, tls.NewListener(secure, ca.Server("feed.test")))
 			at.ws = "ws://feed.test:" + port(plain) + "/"
 			at.wss = "wss://feed.test:" + port(secure) + "/"
 			at.refused = "ws://feed.test:" + port(refused) + "/"
 			refused.Close()
 			rows += rowsEach * len(parts)
 			for _, p := range parts {
-				t.Run(p.name, func(t *testing.T) { p.run(t, at, srv, ca.pool, table) })
+				t.Run(p.name, func(t *testing.T) { p.run(t, at, srv, ca.Pool, table) })
 			}
 		})
 	}
@@ -87,7 +88,7 @@ func startGoSocks(t *testing.T, at place, password string) *running {
 	return startInProcess(t, at, at.host, func(l net.Listener) { srv.Serve(l) })
 }
 
-func startGoProxy(ca *authority) func(t *testing.T, at place, password string) *running {
+func startGoProxy(ca *wstest.Authority) func(t *testing.T, at place, password string) *running {
 	return func(t *testing.T, at place, password string) *running {
 		p := goproxy.NewProxyHttpServer()
 		p.Logger = log.New(io.Discard, "", 0)
@@ -106,7 +107,7 @@ func startGoProxy(ca *authority) func(t *testing.T, at place, password string) *
 			http.Serve(l, p)
 		}
 		if ca != nil {
-			tc := ca.server(t, at.host)
+			tc := ca.Server(at.host)
 			serve = func(l net.Listener) { http.Serve(tls.NewListener(l, tc), p) }
 		}
 		return startInProcess(t, at, at.host, serve)

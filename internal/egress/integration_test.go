@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/seed-829c304d/wsshard"
+	"github.com/seed-829c304d/wsshard/internal/wstest"
 )
 
 // This file answers: does the library work with the proxies that people run, from several addresses, behind a web server?
@@ -21,7 +22,7 @@ import (
 const tinyPassword = "s3cretpass"
 
 func TestRealProxies(t *testing.T) {
-	ca := newAuthority(t)
+	ca := wstest.NewAuthority(t)
 	behind := listenThere(t, "127.0.0.1:0")
 	srv := startUpstream(t, behind)
 	plain, secure, _ := startNginx(t, ca, behind.Addr().String())
@@ -47,7 +48,7 @@ func TestRealProxies(t *testing.T) {
 		for _, p := range parts {
 			t.Run(p.name+" "+at.family, func(t *testing.T) {
 				t.Parallel()
-				p.run(t, at, srv, ca.pool, table)
+				p.run(t, at, srv, ca.Pool, table)
 			})
 		}
 	}
@@ -55,7 +56,7 @@ func TestRealProxies(t *testing.T) {
 
 // Thirty shards over three addresses at ten each, as the server sees them; it allows each address ten connections.
 func TestShardsOverAddresses(t *testing.T) {
-	ca := newAuthority(t)
+	ca := wstest.NewAuthority(t)
 	behind := listenThere(t, "127.0.0.1:0")
 	srv := startUpstream(t, behind)
 	_, _, limited := startNginx(t, ca, behind.Addr().String())
@@ -120,7 +121,7 @@ func (h *perShard) URL(_ context.Context, st wsshard.ConnectionState) (string, e
 
 // An eleventh connection of one address is told to wait.
 func TestAddressAtItsLimit(t *testing.T) {
-	ca := newAuthority(t)
+	ca := wstest.NewAuthority(t)
 	behind := listenThere(t, "127.0.0.1:0")
 	startUpstream(t, behind)
 	_, _, limited := startNginx(t, ca, behind.Addr().String())

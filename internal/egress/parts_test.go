@@ -15,6 +15,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/seed-829c304d/wsshard/internal/wstest"
 )
 
 // This file answers: how are the proxies that people run started?
@@ -159,11 +161,11 @@ func startTinyproxy(t *testing.T, at place, password string) *running {
 }
 
 // startStunnel puts TLS in front of tinyproxy.
-func startStunnel(ca *authority) func(t *testing.T, at place, password string) *running {
+func startStunnel(ca *wstest.Authority) func(t *testing.T, at place, password string) *running {
 	return func(t *testing.T, at place, password string) *running {
 		behind := launchTinyproxy(t, at, password)
 		port, dir := freshPort(), workDir(t)
-		ca.write(t, filepath.Join(dir, "both.pem"), at.host)
+		ca.WritePEM(filepath.Join(dir, "both.pem"), at.host)
 		conf := writeFile(t, dir, "stunnel.conf", fmt.Sprintf(`
 foreground = yes
 pid =
@@ -177,12 +179,12 @@ cert = %s
 }
 
 // startSquid starts squid with basic authentication; with an authority it listens with TLS.
-func startSquid(ca *authority) func(t *testing.T, at place, password string) *running {
+func startSquid(ca *wstest.Authority) func(t *testing.T, at place, password string) *running {
 	return func(t *testing.T, at place, password string) *running {
 		port, dir := freshPort(), workDir(t)
 		listen := fmt.Sprintf("http_port %s", net.JoinHostPort(at.host, port))
 		if ca != nil {
-			ca.write(t, filepath.Join(dir, "both.pem"), at.host)
+			ca.WritePEM(filepath.Join(dir, "both.pem"), at.host)
 			listen = fmt.Sprintf("https_port %s tls-cert=%s", net.JoinHostPort(at.host, port), filepath.Join(dir, "both.pem"))
 		}
 		passwords := filepath.Join(dir, "passwords")
@@ -214,11 +216,11 @@ dns_nameservers 127.0.0.1
 }
 
 // startNginx puts a web server in front of the upstream: plain, with TLS, and one that allows 10 connections an address.
-func startNginx(t *testing.T, ca *authority, upstream string) (plain, secure, limited string) {
+func startNginx(t *testing.T, ca *wstest.Authority, upstream string) (plain, secure, limited string) {
 	t.Helper()
 	dir := workDir(t)
 	plain, secure, limited = freshPort(), freshPort(), freshPort()
-	ca.write(t, filepath.Join(dir, "both.pem"), feedIPv4, feedIPv6)
+	ca.WritePEM(filepath.Join(dir, "both.pem"), feedIPv4, feedIPv6)
 	proxy := fmt.Sprintf(`location / {
 			proxy_pass http://%s;
 			proxy_http_version 1.1;

@@ -20,7 +20,7 @@ var awake string
 // targets are the files that are mutated, by package.
 var targets = map[string][]string{
 	".": {
-		"shard.go", "session.go", "read.go", "write.go", "outbox.go", "attempt.go", "switchover.go", "cutover.go", "relay.go", "proof.go",
+		"shard.go", "session.go", "read.go", "write.go", "request.go", "outbox.go", "attempt.go", "switchover.go", "cutover.go", "relay.go", "proof.go",
 		"gap.go", "trigger.go", "health.go", "backoff.go", "gate.go",
 	},
 	"internal/reconcile": nil, // all of it
