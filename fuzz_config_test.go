@@ -6,6 +6,7 @@ import (
 	"math"
 	"net/http"
 	"net/netip"
+	"net/url"
 	"slices"
 	"strings"
 	"testing"
@@ -47,6 +48,8 @@ func FuzzConfig(f *testing.F) {
 		{ping: int64(time.Second), data: int64(time.Second), multiplier: 1, strategy: 2, limit: 1, ip: "::1", proxy: "socks5h://u:SECRETx@p:1"},
 		{multiplier: math.NaN(), ip: "127.0.0.256", proxy: "ftp://SECRETx@p", name: "Upgrade", value: "SECRETx", text: "\xff"},
 		{multiplier: math.Inf(1), ip: "fe80::1%eth0", proxy: "http://u:SECRETx@:x/", name: "X\r\nY", value: "a\r\nSECRETx", text: "ping"},
+		{proxy: "socks5://u:SECRETx:1080"},
+		{proxy: "socks5://SECRETx"},
 		{longest: 1, proxy: "https://[::1", name: "X-A", value: "b", text: ""},
 	} {
 		f.Add(s.connect, s.write, s.initial, s.longest, s.stable, s.window, s.ping, s.pong, s.data, s.multiplier, s.perIP, s.buffer, s.strategy, s.limit, s.ip, s.proxy, s.name, s.value, s.text)
@@ -128,9 +131,11 @@ func FuzzConfig(f *testing.F) {
 	})
 }
 
-// hostOf is what of a proxy's URL may be shown, roughly: what comes before its user and after.
+// hostOf is what of a proxy's URL may be shown.
 func hostOf(proxy string) string {
-	scheme, rest, _ := strings.Cut(proxy, "://")
-	_, host, _ := strings.Cut(rest, "@")
-	return scheme + host
+	u, err := url.Parse(proxy)
+	if err != nil || !strings.HasPrefix(u.Host, "[") && strings.Contains(u.Hostname(), ":") {
+		return ""
+	}
+	return u.Scheme + u.Host
 }

@@ -14,6 +14,9 @@ func redactURL(raw string) string {
 	if err != nil || u.Host == "" || strings.ContainsAny(u.Host, "\r\n") || !utf8.ValidString(u.Host) {
 		return "…"
 	}
+	if !strings.HasPrefix(u.Host, "[") && strings.Count(u.Host, ":") > 1 { // user:password of which the "@" was forgotten
+		return "…"
+	}
 	return u.Scheme + "://" + u.Host + "/…"
 }
 
