@@ -309,6 +309,25 @@ func TestLoginHearsWhy(t *testing.T) {
 	}
 }
 
+// TestLoginWriteFails: what cannot be written is an error, though the context lives.
+func TestLoginWriteFails(t *testing.T) {
+	var failed error
+	login := func(ctx context.Context, conn wsshard.LoginConn, _ wsshard.ConnectionState) error {
+		conn.Read(ctx) // until the server is gone
+		failed = conn.Write(ctx, wsshard.Text("anybody there?"))
+		return nil
+	}
+	loginWorld(t, wsshard.Config{}, login, func(w *world) {
+		w.app.onError = func(error) bool { return false }
+		w.m.Start(context.Background())
+		w.srv.Conn(0).Kill()
+		after(time.Second)
+		if failed == nil {
+			t.Error("it was written to nobody")
+		}
+	})
+}
+
 // TestLoginIsPaced: what Login writes is charged, and what follows it waits.
 func TestLoginIsPaced(t *testing.T) {
 	cfg := wsshard.Config{Subscribe: wsshard.SubscribeConfig{MessagesPerWindow: 3, Window: 10 * time.Second, MaxPerMessage: 1}}
