@@ -45,6 +45,38 @@ func TestGapEndsWithTheLastProof(t *testing.T) {
 	}
 }
 
+// buried takes a second to hear of the end of a connection.
+type buried struct{ taggedAcks }
+
+func (h buried) OnDisconnect(ctx context.Context, cause error, st wsshard.ConnectionState) {
+	time.Sleep(time.Second)
+	h.taggedAcks.OnDisconnect(ctx, cause, st)
+}
+
+// TestGapWaitsForWhatCameAnew: what is asked for while the old connection is being buried is proven later than the rest, and the
+// gap ends then.
+func TestGapWaitsForWhatCameAnew(t *testing.T) {
+	with := func(a *app) wsshard.Handler[string] { return buried{taggedAcks{tagged{a}}} }
+	bubble(t, noJitter(), with, func(w *world) {
+		w.topics.Ack(true)
+		w.start("a")
+		after(10 * time.Second)
+		w.hot(0)
+		after(100 * time.Millisecond)
+		w.srv.Conn(0).Send("a:1")
+		last := time.Now()
+		after(10 * time.Millisecond)
+		w.srv.Conn(0).Reset()
+		after(500 * time.Millisecond)
+		w.topics.Ack(false)
+		w.subscribe("x")
+		after(2 * time.Second)
+		w.wantNoGap()
+		w.srv.Conn(1).Send("ack:x")
+		w.wantGap(last, time.Now(), "a")
+	})
+}
+
 func connectGreeting(context.Context, wsshard.ConnectionState) ([]wsshard.Message, error) {
 	return []wsshard.Message{wsshard.Text("hello")}, nil
 }
