@@ -206,6 +206,14 @@ func (c *session[S]) validated(msg Message, v *Verdict[S], where *string) bool {
 
 // inSequence does what the validation asks for, and says whether the message is still to be delivered.
 func (c *session[S]) inSequence(v SequenceValidation[S], subs []S) bool {
+	reconnect := v.Gap && v.Recovery == SequenceReconnect
+	drop := reconnect || v.Gap && v.Recovery == SequenceDropMessage
+	if drop {
+		c.m.count.sequenceDrops.Add(1)
+	}
+	if reconnect {
+		c.end(ErrSequenceGap) // first: what is to be asked for again is the next connection's to ask
+	}
 	if !v.Gap && len(v.Resubscribe) == 0 {
 		c.sh.resubs.clear(subs)
 	}
@@ -214,19 +222,7 @@ func (c *session[S]) inSequence(v SequenceValidation[S], subs []S) bool {
 			c.sh.desired.Again(again...)
 		}
 	}
-	if !v.Gap {
-		return true
-	}
-	switch v.Recovery {
-	case SequenceDropMessage:
-		c.m.count.sequenceDrops.Add(1)
-		return false
-	case SequenceReconnect:
-		c.m.count.sequenceDrops.Add(1)
-		c.end(ErrSequenceGap)
-		return false
-	}
-	return true
+	return !drop
 }
 
 // answered notes the answer to a ping that the application's protocol speaks.
