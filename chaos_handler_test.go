@@ -33,9 +33,11 @@ func (c *chaos) URL(_ context.Context, st wsshard.ConnectionState) (string, erro
 	return fmt.Sprintf("ws://srv/%d", st.ShardID), nil
 }
 
-func (c *chaos) OnConnect(context.Context, wsshard.ConnectionState) ([]wsshard.Message, error) {
+func (c *chaos) OnConnect(_ context.Context, st wsshard.ConnectionState) ([]wsshard.Message, error) {
 	c.panics("OnConnect")
-	return []wsshard.Message{wsshard.Text("hi")}, nil
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return []wsshard.Message{wsshard.Text(fmt.Sprintf("hi %d %d %d", c.life, st.ShardID, st.Generation))}, nil
 }
 
 func (c *chaos) SubscriptionMessage(req wsshard.Request[string]) (wsshard.Message, error) {
@@ -198,9 +200,15 @@ func (c *chaos) OnMessage(ctx context.Context, msg wsshard.Message, st wsshard.C
 		c.mu.Unlock()
 	}
 	if do.slow > 0 {
+		from := time.Now()
 		select {
 		case <-time.After(do.slow):
 		case <-ctx.Done():
+			if errors.Is(context.Cause(ctx), wsshard.ErrStopped) {
+				c.mu.Lock()
+				c.unread = append(c.unread, interval{st.ShardID, from, time.Now()})
+				c.mu.Unlock()
+			}
 		}
 	}
 }
@@ -223,6 +231,13 @@ func (c *chaos) OnEvent(ev wsshard.Event[string]) {
 	c.story = append(c.story, fmt.Sprintf("%v shard %d gen %d: %v err=%v delay=%v from=%v to=%v subs=%v %+v", ev.Time.Sub(c.begin), ev.ShardID, ev.Generation,
 		ev.Kind, ev.Err, ev.Delay, ev.From.Sub(c.begin), ev.To.Sub(c.begin), ev.Subs, ev.Switchover))
 	switch ev.Kind {
+	case wsshard.EventSwitchoverStarted:
+		c.switched[ev.ShardID] = ev.Time
+	case wsshard.EventConnected, wsshard.EventSwitchoverDone:
+		if ev.Kind == wsshard.EventSwitchoverDone {
+			c.overlaps = append(c.overlaps, interval{ev.ShardID, c.switched[ev.ShardID], ev.Time})
+		}
+		c.took[chaosConn{c.life, ev.ShardID, ev.Generation}] = true
 	case wsshard.EventGap:
 		c.gaps = append(c.gaps, ev)
 		delete(c.down, ev.ShardID)
@@ -246,6 +261,7 @@ func (c *chaos) OnEvent(ev wsshard.Event[string]) {
 func (c *chaos) OnDisconnect(_ context.Context, _ error, st wsshard.ConnectionState) {
 	c.mu.Lock()
 	conn := chaosConn{c.life, st.ShardID, st.Generation}
+	c.ends[conn] = time.Now()
 	if c.closed[conn]++; c.closed[conn] > 1 {
 		c.t.Errorf("I10: OnDisconnect %d times for shard %d, generation %d", c.closed[conn], st.ShardID, st.Generation)
 	}

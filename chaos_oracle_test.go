@@ -2,11 +2,13 @@ package wsshard_test
 
 import (
 	"fmt"
+	"maps"
 	"slices"
 	"testing/synctest"
 	"time"
 
 	"github.com/seed-829c304d/wsshard"
+	"github.com/seed-829c304d/wsshard/internal/wstest"
 )
 
 // This file answers: what must hold after chaos?
@@ -34,7 +36,8 @@ func (c *chaos) check(total *chaosTotals) {
 	for topic, spans := range c.wanted {
 		c.checkTopic(topic, spans, total)
 	}
-	if c.trait.calm && (len(c.gaps) > 0 || mt.Errors > 0) {
+	early := func(ev wsshard.Event[string]) bool { return ev.Time.Before(c.published) } // later, silence is no surprise
+	if c.trait.calm && (slices.ContainsFunc(c.gaps, early) || mt.Errors > 0) {
 		c.t.Errorf("I5: %d gaps, %d connections lost or attempts failed, with switchovers only", len(c.gaps), mt.Errors)
 	}
 	c.checkDials()
@@ -88,7 +91,7 @@ func (c *chaos) checkTopic(topic string, spans []span, total *chaosTotals) {
 			case !served, !tick.at.After(begun): // in that very instant it may be too late
 			case c.reported(topic, tick.at, sp):
 				total.Reported++
-			case c.during(tick.at, time.Second, "quiet"), c.resubscribed(topic, tick.at), c.unheard(tick.at, sp):
+			case c.during(tick.at, time.Second, "quiet"), c.resubscribed(topic, tick.at), c.unheard(topic, tick.at, sp):
 			case tick.at.After(end.Add(-time.Second)): // still on its way
 			default:
 				total.Lost++
@@ -99,10 +102,10 @@ func (c *chaos) checkTopic(topic string, spans []span, total *chaosTotals) {
 			}
 		}
 		if lost > 0 {
-			c.t.Errorf("I2: %d numbers of %s, from %v to %v, were not delivered and are in no gap", lost, topic, firstLost.Sub(c.begin), lastLost.Sub(c.begin))
+			c.accuse(topic, "I2: %d numbers of %s, from %v to %v, were not delivered and are in no gap", lost, topic, firstLost.Sub(c.begin), lastLost.Sub(c.begin))
 		}
 		if !served && sp.to.IsZero() {
-			c.t.Errorf("I2: %s is wanted since %v, and the server never heard of it", topic, sp.from.Sub(c.begin))
+			c.accuse(topic, "I2: %s is wanted since %v, and the server never heard of it", topic, sp.from.Sub(c.begin))
 		}
 	}
 }
@@ -117,12 +120,14 @@ func (c *chaos) checkOrder(topic string, spans []span, total *chaosTotals) (got 
 		if len(spans) == 1 {
 			of = 0
 		}
+		key := fmt.Sprintf("%s:%d", topic, d.n)
+		lost := c.panicked[key] || c.dropped[key] // on the old connection of a switchover, but not on the new one
 		switch before := last[of]; {
 		case slices.Contains(got[d.n], d.shard) || len(spans) == 1 && len(got[d.n]) > 0:
-			c.t.Errorf("I4: %s:%d was delivered twice", topic, d.n)
+			c.accuse(topic, "I4: %s:%d was delivered twice", topic, d.n)
 			total.Duplicates++
-		case d.n < before && !c.unsettled(topic, spans, c.tickTime(topic, d.n)):
-			c.t.Errorf("I3: %s:%d came after %d", topic, d.n, before)
+		case d.n < before && !lost && !c.unsettled(topic, spans, c.tickTime(topic, d.n), d.shard):
+			c.accuse(topic, "I3: %s:%d came after %d", topic, d.n, before)
 		}
 		last[of] = max(last[of], d.n)
 		got[d.n] = append(got[d.n], d.shard)
@@ -130,24 +135,36 @@ func (c *chaos) checkOrder(topic string, spans []span, total *chaosTotals) (got 
 	return got
 }
 
-// unheard reports whether Stop came before anybody could notice what was missing.
-func (c *chaos) unheard(at time.Time, sp span) bool {
+// unheard reports whether Stop came before anybody could notice what was missing, or before a handler that took its time had
+// come to it.
+func (c *chaos) unheard(topic string, at time.Time, sp span) bool {
 	const notices = 20 * time.Second
-	return sp.stopped && at.After(sp.to.Add(-notices)) && c.during(at, time.Second, "blackhole", "stall-read", "stall-write", "silent", "slow")
+	shard := c.shardOf(topic, at)
+	unread := func(b interval) bool { return (shard < 0 || b.shard == shard) && b.has(at, time.Second) }
+	return slices.ContainsFunc(c.unread, unread) ||
+		sp.stopped && at.After(sp.to.Add(-notices)) && c.during(at, time.Second, "blackhole", "stall-read", "stall-write", "silent")
 }
 
-// unsettled reports whether the topic may have been off on one connection of a switchover and on on the other: it was
-// unsubscribed from and subscribed to again a while ago. What only the new one brought then comes after what both did.
-func (c *chaos) unsettled(topic string, spans []span, at time.Time) bool {
-	if c.resubscribed(topic, at) {
-		return true
-	}
-	for _, sp := range spans[1:] {
-		if at.After(sp.from.Add(-time.Second)) && at.Before(c.late(sp)) {
-			return true
+// shardOf is the shard that delivered what was published last before at, or -1.
+func (c *chaos) shardOf(topic string, at time.Time) (shard int) {
+	shard = -1
+	for _, d := range c.got[topic] {
+		if !c.tickTime(topic, d.n).After(at) {
+			shard = d.shard
 		}
 	}
-	return false
+	return shard
+}
+
+// unsettled reports whether the topic may have been off on one connection of a switchover and on on the other, as it was
+// subscribed to just then. What only the new one brought then comes after what both did.
+func (c *chaos) unsettled(topic string, spans []span, at time.Time, shard int) bool {
+	overlap := func(b interval) bool { return b.shard == shard && b.has(at, time.Second) }
+	if !slices.ContainsFunc(c.overlaps, overlap) {
+		return false
+	}
+	begins := func(sp span) bool { return at.After(sp.from.Add(-time.Second)) && at.Before(c.late(sp)) }
+	return c.resubscribed(topic, at) || slices.ContainsFunc(spans, begins)
 }
 
 // late is until when an unsubscription before sp may reach the server: the network stalls for so long.
@@ -155,14 +172,14 @@ func (c *chaos) late(sp span) time.Time { return sp.from.Add(25*time.Second + 6*
 
 // begun is since when the server knows that a topic is wanted, as it says itself. An unsubscription that was taken back in time
 // has never reached it; one that was not, may come late, and to both connections of a switchover. What the server took for on
-// may have been a connection that we had given up.
+// may have been a connection that we had given up. One that never took over delivers nothing, whatever it knows.
 func (c *chaos) begun(topic string, sp span) (at time.Time, ok bool) {
 	late := c.late(sp)
-	at, ok = sp.from, sp.on
+	at, ok = sp.from, c.wasOn(topic, sp.from)
 	heard := false
 	for _, ch := range c.topics.Changes(topic) {
 		switch {
-		case ch.At.Before(sp.from):
+		case ch.At.Before(sp.from), !c.tookOver(ch.Peer):
 		case ch.At.After(late) && ok:
 			return at, true
 		case !ch.On:
@@ -172,6 +189,39 @@ func (c *chaos) begun(topic string, sp span) (at time.Time, ok bool) {
 		}
 	}
 	return at, ok
+}
+
+// wasOn reports whether the topic was on at that time, on a connection that delivered.
+func (c *chaos) wasOn(topic string, at time.Time) bool {
+	on := map[*wstest.Peer]bool{}
+	for _, ch := range c.topics.Changes(topic) {
+		if ch.At.Before(at) && c.tookOver(ch.Peer) {
+			on[ch.Peer] = ch.On
+		}
+	}
+	for p := range on {
+		if end, ended := c.ends[c.connOf(p)]; ended && end.Before(at) { // whatever the server believes
+			on[p] = false
+		}
+	}
+	return slices.Contains(slices.Collect(maps.Values(on)), true)
+}
+
+// tookOver reports whether a connection ever was the one that delivers.
+func (c *chaos) tookOver(p *wstest.Peer) bool { return c.took[c.connOf(p)] }
+
+// connOf is what the library calls a connection.
+func (c *chaos) connOf(p *wstest.Peer) chaosConn {
+	conn, known := c.conns[p]
+	if !known {
+		for _, f := range p.FrameLog() {
+			if _, err := fmt.Sscanf(f.Text, "hi %d %d %d", &conn.life, &conn.shard, &conn.gen); err == nil {
+				break
+			}
+		}
+		c.conns[p] = conn
+	}
+	return conn
 }
 
 // reported looks for a gap around at, or for a loss that was told of before Stop came. A topic that was unsubscribed before the gap was reported may be missing in it: nobody
@@ -189,9 +239,34 @@ func (c *chaos) reported(topic string, at time.Time, sp span) bool {
 
 // resubscribed reports whether the topic was off for a moment around at, as there is no Resubscriber.
 func (c *chaos) resubscribed(topic string, at time.Time) bool {
-	return !c.trait.resubscriber && slices.ContainsFunc(c.again[topic], func(t time.Time) bool {
-		return at.After(t.Add(-time.Second)) && at.Before(t.Add(3*time.Second+6*c.trait.honour))
-	})
+	const skew = time.Second // of the network
+	asked := func(by time.Time) bool {
+		return slices.ContainsFunc(c.again[topic], func(t time.Time) bool { return !t.After(by) })
+	}
+	if c.trait.resubscriber {
+		return false
+	}
+	changes := c.topics.Changes(topic)
+	for i, off := range changes {
+		if off.On || !asked(off.At) || at.Before(off.At.Add(-skew)) {
+			continue
+		}
+		until := time.Now()
+		for _, ch := range slices.Backward(changes[i:]) {
+			if ch.On && (ch.Peer == off.Peer || c.tookOver(ch.Peer)) {
+				until = ch.At
+			}
+		}
+		for _, ch := range slices.Backward(changes[i:]) {
+			if ch.On && ch.Peer == off.Peer { // this counts, when it ever came
+				until = ch.At
+			}
+		}
+		if at.Before(until.Add(skew)) {
+			return true
+		}
+	}
+	return false
 }
 
 // sent is when a frame that arrived at this time may have been sent: a network that stalled delivers late, and what the

@@ -27,7 +27,7 @@ var (
 )
 
 // pastChaos are the seeds that once failed.
-var pastChaos = []uint64{106}
+var pastChaos = []uint64{58, 106, 110, 234, 238, 321, 537, 559, 757, 783, 805, 837, 972, 1037, 1181}
 
 // TestChaos lives through a script of faults, drawn from a seed before it begins, with everything switched on: acks, keys,
 // sequences, switchovers by every trigger, a pace, a budget, the breaker, parking, Stop and Start, a handler that is slow and
@@ -93,16 +93,17 @@ type chaosTrait struct {
 
 // chaos is one run. It is the handler too.
 type chaos struct {
-	t      *testing.T
-	seed   uint64
-	trait  chaosTrait
-	script []chaosStep
-	net    *wstest.Net
-	srv    *wstest.Server
-	topics *wstest.Topics
-	m      *wsshard.ShardManager[string]
-	begin  time.Time
-	turn   chan struct{} // cap 1; a token while what is wanted is changed
+	t         *testing.T
+	seed      uint64
+	trait     chaosTrait
+	script    []chaosStep
+	net       *wstest.Net
+	srv       *wstest.Server
+	topics    *wstest.Topics
+	m         *wsshard.ShardManager[string]
+	begin     time.Time
+	published time.Time     // when the last number was
+	turn      chan struct{} // cap 1; a token while what is wanted is changed
 
 	mu         sync.Mutex // protects following fields
 	ticks      map[string][]tickLog
@@ -124,9 +125,16 @@ type chaos struct {
 	reset      map[int]uint64 // generation that ResetSequenceState was called for
 	inside     map[int]int
 	closed     map[chaosConn]int
+	took       map[chaosConn]bool         // those that ever were a shard's current connection
+	conns      map[*wstest.Peer]chaosConn // see connOf
+	ends       map[chaosConn]time.Time
+	unread     []interval        // callbacks during which Stop came
+	switched   map[int]time.Time // by shard: when its last switchover began
+	overlaps   []interval        // switchovers that were done
 	calls      int
 	stops      []time.Duration
 	story      []string // of events, for a seed that failed
+	suspects   []string // topics about which something is wrong
 }
 
 // chaosConn names a connection.
@@ -152,10 +160,19 @@ type tickLog struct {
 // delivery is a number that OnMessage saw.
 type delivery struct{ n, shard int }
 
+// interval is a time at one shard.
+type interval struct {
+	shard    int
+	from, to time.Time
+}
+
+func (b interval) has(at time.Time, margin time.Duration) bool {
+	return at.After(b.from.Add(-margin)) && at.Before(b.to.Add(margin))
+}
+
 // span is a time during which a topic was wanted; to is zero while it is.
 type span struct {
 	from, to time.Time
-	on       bool // the server had it on a live connection when it began
 	stopped  bool // Stop ended it
 }
 
@@ -173,6 +190,7 @@ func newChaos(t *testing.T, seed uint64) *chaos {
 		panicked: map[string]bool{}, dropped: map[string]bool{}, again: map[string][]time.Time{}, turns: map[int]uint64{},
 		down: map[int]wsshard.Event[string]{}, heard: map[int]time.Time{},
 		reset: map[int]uint64{}, inside: map[int]int{}, closed: map[chaosConn]int{},
+		took: map[chaosConn]bool{}, switched: map[int]time.Time{}, ends: map[chaosConn]time.Time{}, conns: map[*wstest.Peer]chaosConn{},
 	}
 	rnd := rand.New(rand.NewPCG(seed, 0))
 	c.trait = chaosTrait{
@@ -247,6 +265,7 @@ func (c *chaos) run(total *chaosTotals) {
 	}
 	c.settle()
 	close(stop)
+	c.published = time.Now()
 	others.Wait() // I9
 	time.Sleep(5 * time.Second)
 	for c.switching() { // then a topic is on two connections
@@ -340,6 +359,12 @@ func (c *chaos) during(at time.Time, margin time.Duration, kinds ...string) bool
 	})
 }
 
+// accuse fails the run because of a topic, whose story explain then tells.
+func (c *chaos) accuse(topic, format string, args ...any) {
+	c.t.Errorf(format, args...)
+	c.suspects = append(c.suspects, topic)
+}
+
 // explain logs what happened, for a seed that failed.
 func (c *chaos) explain() {
 	c.t.Logf("seed %d: %+v", c.seed, c.trait)
@@ -350,5 +375,14 @@ func (c *chaos) explain() {
 	defer c.mu.Unlock()
 	for _, line := range c.story {
 		c.t.Log(line)
+	}
+	slices.Sort(c.suspects)
+	for _, topic := range slices.Compact(c.suspects) {
+		for _, sp := range c.wanted[topic] {
+			c.t.Logf("%s is wanted from %v to %v", topic, sp.from.Sub(c.begin), sp.to.Sub(c.begin))
+		}
+		for _, ch := range c.topics.Changes(topic) {
+			c.t.Logf("%s is on=%v at %v on connection %d of shard %s", topic, ch.On, ch.At.Sub(c.begin), ch.Peer.Index(), ch.Peer.Request().URL.Path)
+		}
 	}
 }

@@ -31,8 +31,9 @@ type Topics struct {
 
 // Change is one request for a topic that was honoured.
 type Change struct {
-	At time.Time
-	On bool // else it was an unsubscription
+	At   time.Time
+	On   bool // else it was an unsubscription
+	Peer *Peer
 }
 
 // lane is what waits to happen on one connection, in order.
@@ -89,7 +90,7 @@ func (tp *Topics) All() map[string]int {
 	return all
 }
 
-// Changes returns when a topic was subscribed to and unsubscribed from, on whatever connection.
+// Changes returns when a topic was subscribed to and unsubscribed from, and on which connection.
 func (tp *Topics) Changes(topic string) []Change {
 	tp.mu.Lock()
 	defer tp.mu.Unlock()
@@ -242,11 +243,11 @@ func (tp *Topics) request(p *Peer, text string) (ack bool) {
 			tp.errorLocked(p, "resubscribe of what is not on", topic)
 		case text[0] == '+':
 			on[topic] = struct{}{}
-			tp.log[topic] = append(tp.log[topic], Change{time.Now(), true})
+			tp.log[topic] = append(tp.log[topic], Change{time.Now(), true, p})
 			tp.setPeersLocked(topic, with(living(tp.peers[topic]), p))
 		case text[0] == '-':
 			delete(on, topic)
-			tp.log[topic] = append(tp.log[topic], Change{time.Now(), false})
+			tp.log[topic] = append(tp.log[topic], Change{time.Now(), false, p})
 			tp.setPeersLocked(topic, without(living(tp.peers[topic]), p))
 		}
 	}
