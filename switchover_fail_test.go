@@ -194,6 +194,7 @@ func TestOldIsLost(t *testing.T) {
 					if h := w.m.Health(1); h.Connected != 1 || w.m.Metrics().Shards[0].IsConnected {
 						t.Errorf("%+v, though the shard is down", h)
 					}
+					w.wantState(0, wsshard.ShardConnecting)
 					if err := w.m.HotSwitchover(context.Background(), 0); err != wsshard.ErrNotConnected {
 						t.Errorf("another HotSwitchover: %v", err)
 					}
