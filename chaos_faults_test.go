@@ -122,8 +122,7 @@ func (c *chaos) stopAndStart(pause time.Duration) {
 	wanted := c.desired()
 	c.mu.Lock()
 	for _, topic := range wanted {
-		last := &c.wanted[topic][len(c.wanted[topic])-1]
-		last.to, last.stopped = time.Now(), true
+		c.wanted[topic][len(c.wanted[topic])-1].to = time.Now()
 	}
 	c.mu.Unlock()
 	c.halt()

@@ -204,12 +204,10 @@ func (c *chaos) OnMessage(ctx context.Context, msg wsshard.Message, st wsshard.C
 		select {
 		case <-time.After(do.slow):
 		case <-ctx.Done():
-			if errors.Is(context.Cause(ctx), wsshard.ErrStopped) {
-				c.mu.Lock()
-				c.unread = append(c.unread, interval{st.ShardID, from, time.Now()})
-				c.mu.Unlock()
-			}
 		}
+		c.mu.Lock()
+		c.busy = append(c.busy, interval{st.ShardID, from, time.Now()})
+		c.mu.Unlock()
 	}
 }
 

@@ -135,22 +135,25 @@ func (c *chaos) checkOrder(topic string, spans []span, total *chaosTotals) (got 
 	return got
 }
 
-// unheard reports whether Stop came before anybody could notice what was missing, or before a handler that took its time had
-// come to it.
+// unheard reports whether the topic was given up, or Stop came, before anybody could notice what was missing, or before a
+// handler that took its time had come to it.
 func (c *chaos) unheard(topic string, at time.Time, sp span) bool {
-	const notices = 20 * time.Second
+	const notices, skew = 20 * time.Second, time.Second
+	if sp.to.IsZero() {
+		return false
+	}
 	shard := c.shardOf(topic, at)
-	unread := func(b interval) bool { return (shard < 0 || b.shard == shard) && b.has(at, time.Second) }
-	return slices.ContainsFunc(c.unread, unread) ||
-		sp.stopped && at.After(sp.to.Add(-notices)) && c.during(at, time.Second, "blackhole", "stall-read", "stall-write", "silent")
+	unread := func(b interval) bool { return b.shard == shard && b.has(at, skew) && b.has(sp.to, skew) }
+	return slices.ContainsFunc(c.busy, unread) ||
+		at.After(sp.to.Add(-notices)) && c.during(at, skew, "blackhole", "stall-read", "stall-write", "silent")
 }
 
-// shardOf is the shard that delivered what was published last before at, or -1.
+// shardOf is the shard by which a topic came at that time, as the server says.
 func (c *chaos) shardOf(topic string, at time.Time) (shard int) {
 	shard = -1
-	for _, d := range c.got[topic] {
-		if !c.tickTime(topic, d.n).After(at) {
-			shard = d.shard
+	for _, ch := range c.topics.Changes(topic) {
+		if ch.On && !ch.At.After(at) && c.tookOver(ch.Peer) {
+			shard = c.connOf(ch.Peer).shard
 		}
 	}
 	return shard
@@ -176,11 +179,12 @@ func (c *chaos) late(sp span) time.Time { return sp.from.Add(25*time.Second + 6*
 func (c *chaos) begun(topic string, sp span) (at time.Time, ok bool) {
 	late := c.late(sp)
 	at, ok = sp.from, c.wasOn(topic, sp.from)
+	shard := c.shardOf(topic, sp.from)
 	heard := false
 	for _, ch := range c.topics.Changes(topic) {
 		switch {
 		case ch.At.Before(sp.from), !c.tookOver(ch.Peer):
-		case ch.At.After(late) && ok:
+		case ch.At.After(late) && ok && (heard || shard == c.connOf(ch.Peer).shard): // else it is another shard's now
 			return at, true
 		case !ch.On:
 			ok = false
