@@ -200,13 +200,12 @@ func (c *chaos) OnMessage(ctx context.Context, msg wsshard.Message, st wsshard.C
 		c.mu.Unlock()
 	}
 	if do.slow > 0 {
-		from := time.Now()
 		select {
 		case <-time.After(do.slow):
 		case <-ctx.Done():
 		}
 		c.mu.Lock()
-		c.busy = append(c.busy, interval{st.ShardID, from, time.Now()})
+		c.busy = append(c.busy, interval{st.ShardID, c.tickTime(topic, n), time.Now()}) // it may have come to it late already
 		c.mu.Unlock()
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 	"testing/synctest"
 	"time"
 
@@ -197,18 +198,25 @@ func (c *chaos) begun(topic string, sp span) (at time.Time, ok bool) {
 
 // wasOn reports whether the topic was on at that time, on a connection that delivered.
 func (c *chaos) wasOn(topic string, at time.Time) bool {
-	on := map[*wstest.Peer]bool{}
+	on := map[*wstest.Peer]time.Time{}
 	for _, ch := range c.topics.Changes(topic) {
-		if ch.At.Before(at) && c.tookOver(ch.Peer) {
-			on[ch.Peer] = ch.On
+		switch {
+		case !ch.At.Before(at) || !c.tookOver(ch.Peer):
+		case ch.On:
+			on[ch.Peer] = ch.At
+		default:
+			delete(on, ch.Peer)
 		}
 	}
-	for p := range on {
-		if end, ended := c.ends[c.connOf(p)]; ended && end.Before(at) { // whatever the server believes
-			on[p] = false
+	maps.DeleteFunc(on, func(p *wstest.Peer, since time.Time) bool { // whatever the server believes
+		given := func(f wstest.Frame) bool { // up, though the connection did not live to see it honoured
+			topics, off := strings.CutPrefix(f.Text, "-")
+			return off && slices.Contains(strings.Split(topics, ","), topic) && !f.At.Before(since) && f.At.Before(at.Add(time.Second))
 		}
-	}
-	return slices.Contains(slices.Collect(maps.Values(on)), true)
+		end, ended := c.ends[c.connOf(p)]
+		return ended && end.Before(at) || slices.ContainsFunc(p.FrameLog(), given)
+	})
+	return len(on) > 0
 }
 
 // tookOver reports whether a connection ever was the one that delivers.
