@@ -57,12 +57,14 @@ func stream(j *job) (map[string]float64, error) {
 
 // idle leaves connections alone that have been in use.
 //
-//	rss: KiB a connection; idle: ms of CPU a second, all connections together
+//	rss: KiB a connection, of which stack and live: goroutines' stacks and objects; idle: ms of CPU a second, all connections together
 func idle(j *job) (map[string]float64, error) {
 	empty, err := rss()
 	if err != nil {
 		return nil, err
 	}
+	var before, after runtime.MemStats
+	runtime.ReadMemStats(&before)
 	used := j.await(j.Subs * j.PerSub)
 	if err := j.open(); err != nil {
 		return nil, err
@@ -73,12 +75,16 @@ func idle(j *job) (map[string]float64, error) {
 	if err != nil {
 		return nil, err
 	}
-	before, begin := costs(), time.Now()
+	runtime.ReadMemStats(&after)
+	each := func(bytes uint64) float64 { return float64(bytes) / 1024 / float64(j.Conns) }
+	cpu, begin := costs().cpu, time.Now()
 	time.Sleep(time.Duration(j.Seconds * float64(time.Second)))
-	used1, took := costs().cpu-before.cpu, time.Since(begin)
+	used1, took := costs().cpu-cpu, time.Since(begin)
 	return map[string]float64{
-		"rss":  (full - empty) / float64(j.Conns),
-		"idle": float64(used1) / 1e6 / took.Seconds(),
+		"rss":   (full - empty) / float64(j.Conns),
+		"stack": each(after.StackInuse - before.StackInuse),
+		"live":  each(after.HeapAlloc - before.HeapAlloc),
+		"idle":  float64(used1) / 1e6 / took.Seconds(),
 	}, nil
 }
 

@@ -17,7 +17,7 @@ func invented() *measured {
 		rows := make(figures)
 		for i, who := range c.contenders {
 			rows[who] = make(map[string][]float64)
-			for _, figure := range []string{"cpu", "allocs", "bytes", "rate", "p50", "p99", "rss", "idle", "ms", "each", "heap", "sub"} {
+			for _, figure := range []string{"cpu", "allocs", "bytes", "rate", "p50", "p99", "rss", "stack", "live", "idle", "ms", "each", "heap", "sub"} {
 				rows[who][figure] = []float64{10 + float64(i), 9 + float64(i), 12 + float64(i)}
 			}
 		}
