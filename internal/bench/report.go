@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 )
 
@@ -99,6 +100,7 @@ func (m *measured) barTable(p *page) {
 	p.say("")
 	p.say("## Bars\n\nThe limits that were set before. LowLatency and default are our two modes.")
 	p.head("what", "most", "measured", "")
+	var why []string
 	for _, b := range bars() {
 		s := spreadOf(b.measure(m))
 		if !s.known() {
@@ -107,12 +109,18 @@ func (m *measured) barTable(p *page) {
 		verdict := "met"
 		if s.median > b.limit {
 			verdict = "**not met**"
+			if b.why != "" && !slices.Contains(why, b.why) {
+				why = append(why, b.why)
+			}
 		}
 		unit := ""
 		if b.unit != "" {
 			unit = " " + b.unit
 		}
 		p.row(b.of, digits(b.limit)+unit, s.String()+unit, verdict)
+	}
+	if len(why) > 0 {
+		p.say("\nWhat profiles say of those that are not met:\n\n- %s", strings.Join(why, "\n- "))
 	}
 }
 

@@ -48,13 +48,14 @@ func TestReport(t *testing.T) {
 		"| 9.00 (9.00–9.00) | 0.90 (0.45–0.90) |",
 		"| 0.85 | 0.90 (0.45–0.90) | **not met** |",
 		"| 5.00 ms/s | 2.00 (1.00–3.00) ms/s | met |",
+		"\n- An idle connection has three goroutines",
 		"2,000 connections, idle, 3 rounds",
 	} {
 		if !strings.Contains(text, want) {
 			t.Errorf("%q is missing in\n%s", want, text)
 		}
 	}
-	if strings.Contains(text, "Connecting") || strings.Contains(text, "How cost grows") {
+	if strings.Contains(text, "Connecting") || strings.Contains(text, "How cost grows") || strings.Contains(text, whyCold) {
 		t.Errorf("what was not measured is told:\n%s", text)
 	}
 }
