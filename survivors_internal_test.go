@@ -2,29 +2,81 @@ package wsshard
 
 import (
 	"context"
+	"io"
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/seed-829c304d/wsshard/internal/wstest"
 )
 
 // This file answers: which of the small mistakes that no other test of the inside noticed are noticed now? See internal/mutate.
 
-// A dial that gives up in the very instant in which its turn to wait for the budget comes must hand that turn on.
+// A dial that gives up in the very instant in which its turn comes must hand that turn on: the wait for the budget, the place,
+// and the probe of an open breaker.
 func TestGiveUpInTheInstantOfTheTurn(t *testing.T) {
+	for name, cfg := range map[string]ConnectionConfig{
+		"budget": {Limiter: NewConnectLimiter(10, time.Second)},
+		"place":  {MaxConcurrentDials: 1},
+		"probe":  {CircuitBreakerThreshold: 1, CircuitBreakerResetTimeout: time.Second},
+	} {
+		t.Run(name, func(t *testing.T) {
+			gateTest(t, cfg, func(s *street) {
+				if name == "probe" {
+					s.trip()
+					time.Sleep(time.Second)
+				}
+				v, next := &visitor{class: urgent, turn: make(chan error, 1)}, &visitor{class: urgent, turn: make(chan error, 1)}
+				d := s.g.join(s.key, v)
+				s.g.join(s.key, next)
+				if len(next.turn) > 0 {
+					t.Fatal("both are let in")
+				}
+				s.g.giveUp(d, v) // as if ctx had ended before it looked
+				select {
+				case err := <-next.turn:
+					if err != nil {
+						t.Errorf("the next one: %v", err)
+					}
+				default:
+					t.Error("the next one is not let in")
+				}
+			})
+		})
+	}
+}
+
+// loginFails has no server that it likes.
+type loginFails struct{ tries int }
+
+func (h *loginFails) URL(context.Context, ConnectionState) (string, error) { return "ws://srv/", nil }
+func (h *loginFails) SubscriptionMessage(Request[string]) (Message, error) { return Text("sub"), nil }
+func (h *loginFails) OnMessage(context.Context, Message, ConnectionState)  {}
+func (h *loginFails) Login(context.Context, LoginConn, ConnectionState) error {
+	h.tries++
+	return io.EOF
+}
+
+// What a failed Login leaves is forgotten: else a shard that cannot log in for a week would remember every connection of it.
+func TestFailedLoginsAreForgotten(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		g := newGate(ConnectionConfig{Limiter: NewConnectLimiter(10, time.Second)}, func() float64 { return 0 })
-		k := doorKey{"srv:80", ""}
-		v, next := &visitor{class: urgent, turn: make(chan error, 1)}, &visitor{class: urgent, turn: make(chan error, 1)}
-		d := g.join(k, v)
-		g.join(k, next)
-		g.giveUp(d, v) // as if ctx had ended before it looked
-		select {
-		case err := <-next.turn:
-			if err != nil {
-				t.Errorf("the next one: %v", err)
-			}
-		default:
-			t.Error("the next one is not let in")
+		network, h := wstest.NewNet(), &loginFails{}
+		wstest.NewServer(t, network, "srv:80")
+		m, err := New(h, Config{Connection: ConnectionConfig{NetDialContext: network.DialContext}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		m.Subscribe("a")
+		if err := m.Start(context.Background()); err != nil {
+			t.Fatal(err)
+		}
+		defer m.Stop(context.Background())
+		time.Sleep(time.Hour)
+		synctest.Wait()
+		m.run.mu.Lock()
+		defer m.run.mu.Unlock()
+		if n := len(m.run.conns); n > 1 || h.tries < 10 {
+			t.Errorf("%d connections are remembered after %d logins", n, h.tries)
 		}
 	})
 }

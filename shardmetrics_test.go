@@ -1,0 +1,95 @@
+package wsshard_test
+
+import (
+	"context"
+	"slices"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/seed-829c304d/wsshard"
+)
+
+// This file answers: what is told of one shard, and of one message?
+
+// Uptime is how long the shard had a connection, however many it had: the time that two were open in a switchover counts once.
+func TestUptimeAndLastMessage(t *testing.T) {
+	bubble(t, dialsOnly(), nil, func(w *world) {
+		var last time.Time
+		check := func(up time.Duration) {
+			t.Helper()
+			synctest.Wait()
+			if sm := w.m.Metrics().Shards[0]; sm.TotalUptime != up || !sm.LastMessageAt.Equal(last) {
+				t.Errorf("up for %v, last message at %v; want %v and %v", sm.TotalUptime, sm.LastMessageAt, up, last)
+			}
+		}
+		say := func() {
+			w.topics.Publish("a", "")
+			synctest.Wait()
+			last = time.Now()
+		}
+		w.start("a")
+		check(0)
+		after(10 * time.Second)
+		say()
+		check(10 * time.Second)
+		after(5 * time.Second)
+		check(15 * time.Second)
+		say()
+
+		w.srv.Down()
+		after(time.Minute)
+		check(15 * time.Second)
+		w.srv.Restart()
+		w.sync()
+		again := time.Now()
+		after(4 * time.Second)
+		check(15*time.Second + time.Since(again))
+		say()
+
+		if err := w.m.HotSwitchover(context.Background(), 0); err != nil {
+			t.Fatal(err)
+		}
+		after(3 * time.Second)
+		check(15*time.Second + time.Since(again))
+		say()
+		check(15*time.Second + time.Since(again))
+	})
+}
+
+// typist notes the kind of each message.
+type typist struct {
+	*app
+	mu    sync.Mutex
+	types []wsshard.MessageType
+}
+
+func (h *typist) OnMessage(_ context.Context, msg wsshard.Message, _ wsshard.ConnectionState) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.types = append(h.types, msg.Type)
+}
+
+// A message is delivered as the kind that it came as.
+func TestMessageTypes(t *testing.T) {
+	for name, direct := range map[string]bool{"default": false, "low latency": true} {
+		t.Run(name, func(t *testing.T) {
+			cfg := wsshard.Config{Connection: wsshard.ConnectionConfig{LowLatencyMode: direct}}
+			h := &typist{}
+			wrap := func(a *app) wsshard.Handler[string] { h.app = a; return h }
+			bubble(t, cfg, wrap, func(w *world) {
+				w.start("a")
+				peer := w.peerWith("a")
+				peer.Send("text")
+				peer.SendBinary([]byte("binary"))
+				synctest.Wait()
+				h.mu.Lock()
+				defer h.mu.Unlock()
+				if want := []wsshard.MessageType{wsshard.TextMessage, wsshard.BinaryMessage}; !slices.Equal(h.types, want) {
+					t.Errorf("delivered as %v, want %v", h.types, want)
+				}
+			})
+		})
+	}
+}
