@@ -217,6 +217,19 @@ func TestParkAndRevive(t *testing.T) {
 	})
 }
 
+// Where a switchover is a reconnect, whoever waits for one hears that it will not come.
+func TestParkWhileASwitchoverWaits(t *testing.T) {
+	cfg := dialsOnly()
+	cfg.Connection.MaxConnectAttempts = 3
+	cfg.DisableHotSwitchover = true
+	bubble(t, cfg, nil, func(w *world) {
+		w.start("a")
+		after(time.Hour)
+		w.net.OnDial(func(context.Context, int, string) error { return errTest })
+		w.hot(0).want(t, wsshard.ErrShardParked, 300*ms)
+	})
+}
+
 // A parked shard takes no new subscription until it is revived.
 func TestParkedShardTakesNothingNew(t *testing.T) {
 	cfg := dialsOnly()

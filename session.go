@@ -189,7 +189,6 @@ func (c *session[S]) finish() {
 	}
 	c.m.untrack(c.sh.run, c.conn)
 	c.m.disconnected(c.sh.run, c.st, c.cause())
-	c.sh.ended(c)
 	close(c.delivered)
 	poke(c.sh.wake)
 }

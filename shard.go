@@ -363,11 +363,3 @@ func (s *shard[S]) silent(hadData bool, after time.Duration) {
 		s.quiet.Store(int64(max(base, min(2*after, maxQuiet))))
 	}
 }
-
-// ended is called by a session's last goroutine, before delivered is closed.
-func (s *shard[S]) ended(c *session[S]) {
-	if errors.Is(c.cause(), ErrStopped) {
-		return
-	}
-	poke(s.wake)
-}

@@ -58,6 +58,52 @@ func TestUptimeAndLastMessage(t *testing.T) {
 	})
 }
 
+// The state is the one that the reconnect loop is in, and failures count until a connection is stable or the shard is revived.
+func TestShardStates(t *testing.T) {
+	cfg := dialsOnly()
+	cfg.Connection.MaxConnectAttempts = 2
+	bubble(t, cfg, nil, func(w *world) {
+		check := func(state wsshard.ShardState, failed int) {
+			t.Helper()
+			w.wantState(0, state)
+			if n := w.m.Metrics().Shards[0].ReconnectAttempt; n != failed {
+				t.Errorf("%v after %d failed attempts, want %d", state, n, failed)
+			}
+		}
+		down := false
+		w.net.OnDial(func(context.Context, int, string) error {
+			time.Sleep(time.Second)
+			if down {
+				return errTest
+			}
+			return nil
+		})
+		w.begin("a")
+		check(wsshard.ShardConnecting, 0)
+		after(time.Second)
+		check(wsshard.ShardConnected, 0)
+		after(time.Hour)
+		down = true
+		w.peerWith("a").Kill()
+		check(wsshard.ShardBackoff, 0)
+		after(100 * ms)
+		check(wsshard.ShardConnecting, 0)
+		after(time.Second)
+		check(wsshard.ShardBackoff, 1)
+		after(200 * ms)
+		check(wsshard.ShardConnecting, 1)
+		after(time.Second)
+		check(wsshard.ShardParked, 2)
+		down = false
+		if err := w.m.Reconnect(0); err != nil {
+			t.Fatal(err)
+		}
+		check(wsshard.ShardConnecting, 0)
+		after(time.Second)
+		check(wsshard.ShardConnected, 0)
+	})
+}
+
 // typist notes the kind of each message.
 type typist struct {
 	*app

@@ -104,6 +104,24 @@ func TestLifetimeSwitchoverFails(t *testing.T) {
 	})
 }
 
+// Failures count in a row: two before each success break nothing.
+func TestLifetimeSwitchoverFailsTwice(t *testing.T) {
+	cfg := noJitter()
+	cfg.Connection.ProactiveReconnectInterval = time.Hour
+	cfg.Connection.CircuitBreakerThreshold = off1
+	bubble(t, cfg, nil, func(w *world) {
+		w.start("a")
+		w.net.OnDial(func(_ context.Context, k int, _ string) error {
+			if k%3 != 1 {
+				return errTest
+			}
+			return nil
+		})
+		after(5 * time.Hour)
+		w.wantCauses(wsshard.ErrReplaced, wsshard.ErrReplaced, wsshard.ErrReplaced, wsshard.ErrReplaced, wsshard.ErrReplaced)
+	})
+}
+
 const off1 = -1
 
 // TestLifetimeJoinsACall: age is not forgotten when its switchover joined one that failed.
