@@ -102,6 +102,30 @@ func TestRelayLimits(t *testing.T) {
 	}
 }
 
+// What turns out to be delivered makes room, and of the keys that were delivered no more are kept than of messages.
+func TestRelayMakesRoom(t *testing.T) {
+	msg := Message{Data: make([]byte, 100)}
+	r := newRelay[string](SwitchoverConfig{HoldMessages: 2, HoldBytes: 250}, false, make(chan struct{}, 1))
+	for _, key := range []string{"a", "b"} {
+		r.offer(msg, &Verdict[string]{Key: key}, 0)
+	}
+	r.delivered("a")
+	if got := r.offer(msg, &Verdict[string]{Key: "c"}, 0); got != offerHeld || r.count != 2 {
+		t.Errorf("after one of two was delivered: %v, and %d are held", got, r.count)
+	}
+
+	r = newRelay[string](SwitchoverConfig{HoldMessages: 2, HoldBytes: -1}, false, make(chan struct{}, 1))
+	for _, key := range []string{"a", "b", "c"} {
+		r.delivered(key)
+	}
+	for _, key := range []string{"a", "b", "c"} {
+		r.offer(msg, &Verdict[string]{Key: key}, 0)
+	}
+	if r.count != 1 || len(r.keys) != 2 {
+		t.Errorf("%d messages are held, want the first, which is forgotten; %d keys are kept", r.count, len(r.keys))
+	}
+}
+
 // A switchover has failed as the old connection's read loop, and the new one's, were on their way to the relay.
 func TestRelayAfterItsEnd(t *testing.T) {
 	r := newRelay[string](SwitchoverConfig{}, false, make(chan struct{}, 1))

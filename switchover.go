@@ -276,7 +276,6 @@ func (ch *change[S]) failed(ctx context.Context, err error) *session[S] {
 	case silent != nil:
 		ch.cur.end(silent)
 		ch.mv.end(err)
-		<-ch.cur.delivered
 		return nil
 	}
 	s.enter(ShardConnected)

@@ -295,3 +295,24 @@ func TestBothAreLost(t *testing.T) {
 		})
 	}
 }
+
+// Who joins the replacement of a silent connection hears that it failed; the connection is broken then.
+func TestJoinedReplacementFails(t *testing.T) {
+	cfg := dialsOnly()
+	cfg.Health.DataTimeout = time.Minute
+	bubble(t, cfg, nil, func(w *world) {
+		w.start("a")
+		w.net.OnDial(func(_ context.Context, k int, _ string) error {
+			if k > 2 {
+				return nil
+			}
+			time.Sleep(8 * time.Second)
+			return errTest
+		})
+		after(65 * time.Second)
+		w.hot(0).want(t, errTest, 3*time.Second)
+		w.wantCauses(wsshard.ErrDataTimeout)
+		after(time.Second)
+		w.wantTopics("a")
+	})
+}
