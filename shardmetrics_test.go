@@ -3,6 +3,7 @@ package wsshard_test
 import (
 	"context"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -138,4 +139,37 @@ func TestMessageTypes(t *testing.T) {
 			})
 		})
 	}
+}
+
+// choosy cannot encode "bad".
+type choosy struct{ *app }
+
+func (h choosy) SubscriptionMessage(req wsshard.Request[string]) (wsshard.Message, error) {
+	if slices.Contains(req.Subs, "bad") {
+		return wsshard.Message{}, errTest
+	}
+	return h.app.SubscriptionMessage(req)
+}
+
+// A request that could not be encoded, or not be written, is counted.
+func TestSendFailuresAreCounted(t *testing.T) {
+	cfg := dialsOnly()
+	wrap := func(a *app) wsshard.Handler[string] { return choosy{a} }
+	bubble(t, cfg, wrap, func(w *world) {
+		check := func(want uint64) {
+			t.Helper()
+			if n := w.m.Metrics().SubscriptionSendFailures; n != want {
+				t.Errorf("%d requests failed, want %d", n, want)
+			}
+		}
+		w.start("a")
+		check(0)
+		w.subscribe("bad")
+		synctest.Wait()
+		check(1)
+		w.net.Conns()[0].StallWrite(true)
+		w.subscribe(strings.Repeat("b", 1<<20))
+		after(5 * time.Second)
+		check(2)
+	})
 }

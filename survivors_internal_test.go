@@ -160,6 +160,32 @@ func TestMoveThatIsAbortedUnseen(t *testing.T) {
 	}
 }
 
+// Whoever joins a switchover is owed it, whether the first caller has left or leaves later.
+func TestMoveThatSomebodyElseWants(t *testing.T) {
+	for name, leave := range map[string]func(s *shard[string]) *move{
+		"left before": func(s *shard[string]) *move {
+			mv := s.ask(&move{trigger: triggerCall})
+			s.leaveMove(mv)
+			return s.ask(&move{trigger: triggerCall})
+		},
+		"leaves after a notice": func(s *shard[string]) *move {
+			mv := s.ask(&move{trigger: triggerCall})
+			s.ask(&move{trigger: triggerNotice}).callers--
+			s.leaveMove(mv)
+			return mv
+		},
+	} {
+		m, err := New(nobody{}, Config{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		s := newShard(m, 0)
+		if want := leave(s); s.pendingMove() != want || isClosed(want.done) {
+			t.Errorf("%s: it is gone", name)
+		}
+	}
+}
+
 // Only what becomes more urgent leaves its place in the line.
 func TestRaiseKeepsThePlace(t *testing.T) {
 	left := 0
