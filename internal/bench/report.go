@@ -163,12 +163,12 @@ func (m *measured) table(p *page, c testcase) {
 	}
 }
 
-// rounds is how often a case was run.
-func (m *measured) rounds(c testcase) int {
+// rounds is how often a case was run; a figure that came later has fewer.
+func (m *measured) rounds(c testcase) (most int) {
 	for _, values := range m.Rounds[c.name][c.contenders[0]] {
-		return len(values)
+		most = max(most, len(values))
 	}
-	return 0
+	return most
 }
 
 // column is a figure as a table shows it.

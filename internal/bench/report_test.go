@@ -41,7 +41,7 @@ func TestBarsAreOfThePlan(t *testing.T) {
 
 func TestReport(t *testing.T) {
 	m := newMeasured()
-	m.Rounds["idle"] = figures{"naive": {"rss": {10, 10, 20}}, "wsshard": {"rss": {9, 9, 9}, "idle": {1, 2, 3}}}
+	m.Rounds["idle"] = figures{"naive": {"rss": {10, 10, 20}, "stack": {4}}, "wsshard": {"rss": {9, 9, 9}, "idle": {1, 2, 3}}}
 	text := m.markdown()
 	for _, want := range []string{
 		"| 10.0 (10.0–20.0) | 1.00 (1.00–1.00) |",
