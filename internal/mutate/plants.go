@@ -59,7 +59,7 @@ var plants = []plant{
 		{"shard.go", "\t\tcase <-over:\n\t\t\treturn\n\t\tcase <-ctx.Done():\n\t\t\treturn\n", "\t\tcase <-over:\n\t\t\treturn\n"},
 	}},
 	{"double OnDisconnect after a switchover", "Disconnect|Switch", []replacement{
-		{"session.go", "\tc.m.disconnected(c.sh.run, c.st, c.cause())\n\tc.sh.ended(c)", "\tc.m.disconnected(c.sh.run, c.st, c.cause())\n\tif c.isRetired() {\n\t\tc.m.disconnected(c.sh.run, c.st, c.cause())\n\t}\n\tc.sh.ended(c)"},
+		{"session.go", "\tc.m.disconnected(c.sh.run, c.st, c.cause())\n\tclose(c.delivered)", "\tc.m.disconnected(c.sh.run, c.st, c.cause())\n\tif c.isRetired() {\n\t\tc.m.disconnected(c.sh.run, c.st, c.cause())\n\t}\n\tclose(c.delivered)"},
 	}},
 	{"held messages out of order", "Handover|Switch", []replacement{
 		{"relay.go", "\th := r.first\n\tif h == nil {\n\t\tr.phase = direct", "\th := r.last\n\tif h == nil {\n\t\tr.phase = direct"},
