@@ -7,8 +7,9 @@ import (
 
 // This file answers: how far has a session come?
 
-// Upto returns the number up to which every touch is settled on this connection. It does not shrink, but by Drop of
-// anything else than a Resubscribe.
+// Upto returns the number up to which every touch is settled on this connection, but for unsubscriptions that wait for an
+// answer: what is too much on a connection is missed nowhere. It does not shrink, but by Drop of anything else than a
+// Resubscribe.
 func (a *Applied[S]) Upto() uint64 {
 	upto := a.past[0]
 	for _, past := range a.past {
@@ -20,22 +21,24 @@ func (a *Applied[S]) Upto() uint64 {
 	return upto
 }
 
-// lowest returns the least number among what the walks have passed without its being settled; 0: there is none.
+// lowest returns the least number among the wanted topics that walks have passed and that are not settled; 0: there is none.
 func (a *Applied[S]) lowest() uint64 {
 	if a.lowKnown {
 		return a.low
 	}
 	a.low, a.lowKnown = 0, true
-	note := func(num uint64) {
-		if a.low == 0 || num < a.low {
+	a.d.mu.Lock()
+	defer a.d.mu.Unlock()
+	note := func(s S, num uint64) {
+		if _, wanted := a.d.want[s]; wanted && (a.low == 0 || num < a.low) {
 			a.low = num
 		}
 	}
-	for _, num := range a.aside {
-		note(num)
+	for s, num := range a.aside {
+		note(s, num)
 	}
 	for _, t := range a.first {
-		note(t.num)
+		note(t.s, t.num)
 	}
 	return a.low
 }

@@ -81,8 +81,8 @@ var scripts = []struct {
 		[]string{"add a", "next = +a1", "done", "again a", "next = *a2", "drop", "fail", "places = 0"}},
 
 	{"an unsubscription waits for the answer to its subscription",
-		[]string{"add a b", "next = +a1,b2", "done", "await a", "remove a b", "next = -b4", "done", "next =", "upto = 2", "answered b", "next =",
-			"answered a", "upto = 2", "next = -a3", "next = -a3", "done", "next =", "upto = 4", "applied ="}},
+		[]string{"add a b", "next = +a1,b2", "done", "await a", "remove a b", "next = -b4", "done", "next =", "upto = 4", "answered b", "next =",
+			"answered a", "upto = 4", "next = -a3", "next = -a3", "done", "next =", "upto = 4", "applied ="}},
 	{"a Resubscribe does not",
 		[]string{"add a", "next = +a1", "done", "await a", "again a", "next = *a2"}},
 	{"one that begins with an unsubscription does",
