@@ -166,10 +166,7 @@ func (ch *change[S]) proven(now time.Time, m milestone) (since time.Time, ok boo
 	if ch.byDetector() {
 		return latest(ch.opened, next.conn.At(time.Duration(next.readyAt.Load()))), next.readyAfter(m.requests)
 	}
-	last, waits := next.proof.waiting(next.claimTime(now), func(sub S, num uint64) bool {
-		_, wanted := ch.s.desired.Number(sub) // one that nobody needs is not waited for
-		return wanted && num <= m.upto
-	})
+	last, waits := next.proof.waiting(next.claimTime(now), func(sub S, num uint64) bool { return num <= m.upto && ch.s.wants(sub) })
 	return latest(ch.opened, last), !waits
 }
 
@@ -179,7 +176,7 @@ func (ch *change[S]) carriesAll(now time.Time) bool {
 	next := ch.next
 	counts := func(sub S, _ uint64) bool {
 		_, on := ch.cur.applied.Number(sub)
-		return on && !ch.leavers.has(sub)
+		return on && ch.s.wants(sub) && !ch.leavers.has(sub)
 	}
 	// In this order: what is settled was claimed before, and what is touched meanwhile shows up in Since.
 	m := ch.still

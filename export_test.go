@@ -13,3 +13,11 @@ func HoldsKeys[S comparable](m *ShardManager[S], shard int) bool {
 	c := m.life.shards[shard].live.Load()
 	return c.watch.Load() != nil || c.repeats.Load() != nil
 }
+
+// NamedTopics is how many topics a shard remembers data of.
+func NamedTopics[S comparable](m *ShardManager[S], shard int) int {
+	f := &m.life.shards[shard].fresh
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return len(f.at)
+}

@@ -36,7 +36,7 @@ func TestHoldLimits(t *testing.T) {
 				evs := w.app.takeEvents(wsshard.EventGap, wsshard.EventSwitchoverDone)
 				if len(evs) != 2 || evs[0].Kind != wsshard.EventGap || evs[1].Switchover.Proof != "none" {
 					t.Errorf("events %+v", evs)
-				} else if from := c.began.Add(200 * time.Millisecond); !evs[0].From.Equal(from) || !evs[0].To.Equal(from) {
+				} else if at := c.began.Add(200 * time.Millisecond); !evs[0].From.Equal(at.Add(-linger)) || !evs[0].To.Equal(c.began.Add(100*time.Millisecond)) {
 					t.Errorf("gap from %v to %v", evs[0].From, evs[0].To)
 				}
 			})

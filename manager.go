@@ -106,16 +106,11 @@ func New[S comparable](h Handler[S], cfg Config) (*ShardManager[S], error) {
 	return m, nil
 }
 
-// instant is t as a number that is kept in an atomic: monotonic nanoseconds since New, never 0.
-func (m *ShardManager[S]) instant(t time.Time) int64 {
-	if d := int64(t.Sub(m.base)); d != 0 {
-		return d
-	}
-	return 1
-}
+// instant is t on the manager's clock, which is monotonic and counts from New, marked.
+func (m *ShardManager[S]) instant(t time.Time) int64 { return mark(t.Sub(m.base)) }
 
 // at is the point in time of an instant.
-func (m *ShardManager[S]) at(instant int64) time.Time { return m.base.Add(time.Duration(instant)) }
+func (m *ShardManager[S]) at(instant int64) time.Time { return m.base.Add(clocked(instant)) }
 
 // testSeed makes jitter reproducible; tests set it before New.
 var testSeed uint64

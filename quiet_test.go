@@ -138,7 +138,7 @@ func TestSilentIsReplaced(t *testing.T) {
 		for _, ev := range w.app.takeEvents(wsshard.EventSwitchoverDone, wsshard.EventGap, wsshard.EventDisconnected) {
 			switch ev.Kind {
 			case wsshard.EventGap:
-				if !ev.From.Equal(begin) || !ev.To.Equal(begin.Add(30*time.Second)) || len(ev.Subs) != 1 {
+				if !ev.From.Equal(begin.Add(-time.Minute)) || !ev.To.Equal(begin.Add(30*time.Second)) || len(ev.Subs) != 1 {
 					t.Errorf("gap from %v to %v: %q", ev.From, ev.To, ev.Subs)
 				}
 			case wsshard.EventSwitchoverDone:
@@ -176,7 +176,7 @@ func TestSilentWithoutReplacement(t *testing.T) {
 		for _, ev := range w.app.takeEvents(wsshard.EventSwitchoverFailed, wsshard.EventGap) {
 			if at := ev.Time.Sub(begin); ev.Kind == wsshard.EventSwitchoverFailed && at != 10*time.Minute+30*time.Second {
 				t.Errorf("failed after %v", at)
-			} else if ev.Kind == wsshard.EventGap && (!ev.From.Equal(begin) || ev.Time.Sub(begin) > 10*time.Minute+32*time.Second) {
+			} else if ev.Kind == wsshard.EventGap && (!ev.From.Equal(begin.Add(-linger)) || ev.Time.Sub(begin) > 10*time.Minute+32*time.Second) {
 				t.Errorf("gap: %+v", ev)
 			}
 		}
