@@ -162,7 +162,7 @@ func TestLoopbackStorm(t *testing.T) {
 			}
 			srv.mu.Lock()
 			defer srv.mu.Unlock()
-			t.Logf("%d messages; %d connections opened; fates: %v", h.heard.Load(), m.Metrics().Connections, srv.fates)
+			t.Logf("%d messages; %d connections opened, %d switched over; fates: %v", h.heard.Load(), m.Metrics().Connections, m.Metrics().HotSwitchovers, srv.fates)
 		})
 	}
 }
