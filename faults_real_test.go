@@ -1,4 +1,4 @@
-//go:build unix
+//go:build linux
 
 package wsshard_test
 
@@ -16,7 +16,8 @@ import (
 	"github.com/seed-829c304d/wsshard"
 )
 
-// This file answers: what of the matrix needs real descriptors? Rows 45 and 51. Sockets and the clock are real.
+// This file answers: what of the matrix needs real descriptors? Rows 45 and 51. Sockets and the clock are real; descriptors are
+// counted in /proc.
 
 var reconnectCount = flag.Int("reconnects", 500, "how many reconnects TestReconnectsLeaveNothing makes")
 
