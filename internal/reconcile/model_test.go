@@ -353,4 +353,3 @@ func (c *conn) answered(s byte) {
 	c.a.Answered(s)
 	delete(c.unanswered, s)
 }
-
