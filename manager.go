@@ -99,6 +99,9 @@ func New[S comparable](h Handler[S], cfg Config) (*ShardManager[S], error) {
 	if err := m.cfg.validate(); err != nil {
 		return nil, err
 	}
+	if m.caps.inspector == nil && !m.cfg.DisableHotSwitchover {
+		m.log.Info("the handler has no Inspector, so messages have no keys: what both connections of a hot switchover bring is delivered twice")
+	}
 	m.dialer = newDialer(m.cfg.Connection)
 	m.checkKey = needsKeyCheck(reflect.TypeFor[S]())
 	m.forgetLocked()

@@ -4,7 +4,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"log/slog"
-	"net/netip"
 	"reflect"
 	"strings"
 	"time"
@@ -164,7 +163,7 @@ func shownString(field, s string) string {
 	case "Instance":
 		return s
 	case "SourceIPs":
-		if addr, err := netip.ParseAddr(s); err == nil {
+		if addr, err := parseSource(s); err == nil {
 			return addr.String()
 		}
 	case "Proxy", "Proxies":

@@ -138,8 +138,8 @@ func (p *proof[S]) settleLocked(s S) {
 }
 
 // answer takes an acknowledgement. It returns the topics that it newly rejects, and those whose last request it confirms;
-// number is that of a topic's last request.
-func (p *proof[S]) answer(a Ack[S], number func(S) (uint64, bool)) (confirmed, rejected []S) {
+// number is that of a topic's last request. answered: something of it was unanswered, be it given up by now.
+func (p *proof[S]) answer(a Ack[S], number func(S) (uint64, bool)) (confirmed, rejected []S, answered bool) {
 	p.heard.Store(true)
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -148,10 +148,10 @@ func (p *proof[S]) answer(a Ack[S], number func(S) (uint64, bool)) (confirmed, r
 		num := uint64(0)
 		if c, ok := p.claims[s]; ok && answers(c.request) {
 			p.settleLocked(s)
-			num = c.num
+			num, answered = c.num, true
 		} else if f := p.failed[s]; !ok && f.request != 0 && answers(f.request) { // late, after it was given up
 			delete(p.failed, s)
-			num = f.num
+			num, answered = f.num, true
 		}
 		if last, ok := number(s); ok && last == num {
 			confirmed = append(confirmed, s)
@@ -167,9 +167,10 @@ func (p *proof[S]) answer(a Ack[S], number func(S) (uint64, bool)) (confirmed, r
 		}
 		switch {
 		case claimed && answers(c.request):
+			answered = true
 			rejected = append(rejected, s)
 		case f.request != 0 && answers(f.request): // late: it was told of already, but now it is known why
-			said.num = f.num
+			said.num, answered = f.num, true
 		case a.Request == 0 && wanted && !claimed && !failed: // what was confirmed once is taken back
 			said.num = last
 			rejected = append(rejected, s)
@@ -201,10 +202,13 @@ func (p *proof[S]) answer(a Ack[S], number func(S) (uint64, bool)) (confirmed, r
 		for _, s := range whole {
 			rest(s)
 		}
+		if _, open := p.requests[a.Request]; open {
+			answered = true // be it one that newer requests have taken over
+		}
 		delete(p.requests, a.Request)
 	}
 	p.tidyLocked()
-	return confirmed, rejected
+	return confirmed, rejected, answered
 }
 
 // data settles the topics that a message names, and says whether that left nothing unproven.
