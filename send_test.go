@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"slices"
 	"sync"
 	"testing"
@@ -138,7 +139,7 @@ func TestSendRefused(t *testing.T) {
 		w.subscribe("a")
 		send(w, 0, hi, wsshard.ErrNotConnected)
 		w.start()
-		for _, id := range []int{-1, 1, 1 << 40} {
+		for _, id := range []int{-1, 1, math.MaxInt} {
 			send(w, id, hi, wsshard.ErrUnknownShard)
 		}
 		for _, msg := range []wsshard.Message{{}, {Data: []byte{}}, wsshard.Text("\xff"), {Type: 2, Data: []byte("x")}, {Type: -1, Data: []byte("x")}} {
