@@ -118,7 +118,7 @@ func (m *ShardManager[S]) newTable() *placement.Table[S] {
 	return placement.New[S](strategy, m.cfg.MaxSubscriptionsPerShard)
 }
 
-// Start begins to connect and returns. It places what InitialSubscriber names together with what Subscribe has left since
+// Start begins to connect and returns. ctx is the manager's life, not a limit for beginning: Sync has that. It places what InitialSubscriber names together with what Subscribe has left since
 // New; when that finds no place (ErrCapacity) or cannot be a key, nothing is started. A manager whose ctx ended stops
 // itself. Start after Stop begins afresh: nothing connects before the callbacks of the last run have returned. ErrStarted
 // when it is running, ErrStopped when Stop came in between.

@@ -134,6 +134,7 @@ func demo(ctx context.Context, opt options, out io.Writer) (*result, error) {
 	if _, err := m.Subscribe(topics...); err != nil {
 		return nil, err
 	}
+	screen.draw(m.Metrics(), app.tally.Totals(), srv.Missed())
 	// Not ctx: after Ctrl-C the counts are compared first. A service would call m.Run(ctx) and be done.
 	if err := m.Start(context.Background()); err != nil {
 		return nil, err

@@ -55,6 +55,9 @@ func TestDemo(t *testing.T) {
 			t.Errorf("shard %d: no gap was reported for a kill, a restart and a silence", shard)
 		}
 	}
+	if first, _, _ := strings.Cut(out.String(), "\n"); !strings.Contains(first, "not sent: 0, lost: 0") {
+		t.Errorf("the first line is %q", first)
+	}
 	for line := range strings.Lines(out.String()) {
 		if n := utf8.RuneCountInString(strings.TrimSuffix(line, "\n")); n > width {
 			t.Errorf("a line of %d columns: %s", n, line)
