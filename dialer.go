@@ -13,7 +13,6 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"syscall"
 	"time"
 
 	"github.com/gorilla/websocket"
@@ -40,7 +39,8 @@ type dialer struct {
 func newDialer(cfg ConnectionConfig) *dialer {
 	d := &dialer{cfg: cfg, tls: &tls.Config{}, late: fmt.Errorf("not connected after %v: %w", cfg.ConnectTimeout, context.DeadlineExceeded)}
 	for _, ip := range cfg.SourceIPs {
-		d.sources = append(d.sources, netip.MustParseAddr(ip))
+		addr, _ := parseSource(ip)
+		d.sources = append(d.sources, addr)
 	}
 	if cfg.Proxy != "" {
 		d.proxy, _ = parseProxy(cfg.Proxy)
@@ -148,12 +148,9 @@ func (e *tlsError) Error() string                 { return "TLS: " + printable(e
 func (e *tlsError) Unwrap() error                 { return e.err }
 func (e *tlsError) Format(f fmt.State, verb rune) { formatError(e, f, verb) }
 
-// broken are the ways in which a connection ends under a handshake.
-var broken = []error{io.EOF, io.ErrUnexpectedEOF, syscall.ECONNRESET, syscall.EPIPE, net.ErrClosed}
-
 // tunnelled says so where it was a proxy's tunnel that broke.
 func (d *dialer) tunnelled(err error) error {
-	if d.proxy == nil || !isAny(err, broken...) {
+	if d.proxy == nil || !isBroken(err) {
 		return err
 	}
 	return &ProxyError{Proxy: redactProxy(d.proxy), Step: "tunnel", Err: err}
@@ -347,13 +344,13 @@ func judgeHost(err error) outcome {
 		return hostDown
 	case errors.As(err, &he):
 		return answered(he.StatusCode)
-	case isAny(err, syscall.EADDRNOTAVAIL, syscall.EADDRINUSE, syscall.EMFILE, syscall.ENFILE, syscall.ENOBUFS, syscall.EACCES, syscall.EPERM):
+	case isSocketError(err, socketOurs):
 		return hostUnknown
 	case errors.As(err, &te), errors.As(err, &oe) && (oe.Op == "remote error" || oe.Op == "local error"):
 		return hostDown // alerts, theirs and ours: TLS 1.3 refuses a client after the handshake
 	case errors.Is(err, context.DeadlineExceeded), errors.As(err, &ne) && ne.Timeout():
 		return hostDown
-	case isAny(err, syscall.ECONNREFUSED, syscall.EHOSTUNREACH, syscall.ENETUNREACH), isAny(err, broken...):
+	case isSocketError(err, socketDown), isBroken(err):
 		return hostDown
 	}
 	return hostUnknown

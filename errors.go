@@ -103,9 +103,9 @@ func (e *DialError) Unwrap() error { return e.Err }
 // HandshakeError is a server's answer that was no upgrade, or one that the protocol forbids (StatusCode 101, with Reason).
 type HandshakeError struct {
 	StatusCode int
-	Header     http.Header   // less Set-Cookie; never printed
+	Header     http.Header   `json:"-"` // less Set-Cookie; never printed
 	RetryAfter time.Duration // 0: none was given; more than an hour is taken for one
-	Body       []byte        // first 1 KiB; never printed
+	Body       []byte        `json:"-"` // first 1 KiB; never printed
 	Reason     string        // what was wrong, beside the status
 }
 
@@ -175,8 +175,8 @@ func (e *CloseError) Is(target error) bool {
 
 // PanicError is a callback that panicked, or left by runtime.Goexit (then Value says so).
 type PanicError struct {
-	Value any // the application's own; never shortened or redacted
-	Stack []byte
+	Value any    // the application's own; never shortened or redacted
+	Stack []byte `json:"-"`
 }
 
 func (e *PanicError) Error() string { return fmt.Sprintf("wsshard: panic in a callback: %v", e.Value) }

@@ -149,7 +149,7 @@ func TestDescriptorsRunOut(t *testing.T) {
 		t.Fatal(err)
 	}
 	few := before
-	few.Cur = uint64(countDescriptors(t)) - 1 // the one that counted is free again
+	setLimit(&few.Cur, countDescriptors(t)-1) // the one that counted is free again
 	if err := syscall.Setrlimit(syscall.RLIMIT_NOFILE, &few); err != nil {
 		t.Fatal(err)
 	}
@@ -170,3 +170,6 @@ func TestDescriptorsRunOut(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// setLimit sets a field of Rlimit, which is signed on some systems.
+func setLimit[T int64 | uint64](field *T, n int) { *field = T(n) }

@@ -100,6 +100,9 @@ func New[S comparable](h Handler[S], cfg Config) (*ShardManager[S], error) {
 	if err := m.cfg.validate(); err != nil {
 		return nil, err
 	}
+	if m.caps.inspector == nil && !m.cfg.DisableHotSwitchover {
+		m.log.Info("the handler has no Inspector, so messages have no keys: what both connections of a hot switchover bring is delivered twice")
+	}
 	m.dialer = newDialer(m.cfg.Connection)
 	m.checkKey = needsKeyCheck(reflect.TypeFor[S]())
 	m.forgetLocked()
@@ -122,7 +125,7 @@ func (m *ShardManager[S]) newTable() *placement.Table[S] {
 	return placement.New[S](strategy, m.cfg.MaxSubscriptionsPerShard)
 }
 
-// Start begins to connect and returns. It places what InitialSubscriber names together with what Subscribe has left since
+// Start begins to connect and returns. ctx is the manager's life, not a limit for beginning: Sync has that. It places what InitialSubscriber names together with what Subscribe has left since
 // New; when that finds no place (ErrCapacity) or cannot be a key, nothing is started. A manager whose ctx ended stops
 // itself. Start after Stop begins afresh: nothing connects before the callbacks of the last run have returned. ErrStarted
 // when it is running, ErrStopped when Stop came in between.

@@ -103,8 +103,9 @@ func (c *session[S]) message(text bool, data []byte) {
 	if caps.acknowledger != nil {
 		c.callback = "Acknowledge"
 		if ack, ok := caps.acknowledger.Acknowledge(msg, c.st); ok {
-			v.NoData = true
-			c.acknowledged(ack)
+			if c.acknowledged(ack) { // else it is what the verdict says: in some protocols each message of data names its request
+				v.NoData = true
+			}
 		}
 	}
 	if !v.NoData {
@@ -166,10 +167,10 @@ func (c *session[S]) fed(subs []S) {
 	c.sh.fresh.note(subs, c.m.instant(c.conn.At(c.fedAt)), c.sh.desired)
 }
 
-// acknowledged takes an answer of the server.
-func (c *session[S]) acknowledged(ack Ack[S]) {
+// acknowledged takes an answer of the server, and reports whether it answered something that was unanswered.
+func (c *session[S]) acknowledged(ack Ack[S]) (answered bool) {
 	ack.Confirmed, ack.Rejected = c.m.keys(ack.Confirmed), c.m.keys(ack.Rejected)
-	confirmed, rejected, _ := c.proof.answer(ack, c.sh.desired.Number)
+	confirmed, rejected, answered := c.proof.answer(ack, c.sh.desired.Number)
 	c.tellProven()
 	c.sh.resubs.clear(confirmed)
 	if len(rejected) > 0 {
@@ -180,6 +181,7 @@ func (c *session[S]) acknowledged(ack Ack[S]) {
 		c.rejected(rejected, err)
 	}
 	poke(c.wake)
+	return answered
 }
 
 // rejected tells of topics that failed on this connection.
