@@ -66,7 +66,7 @@ type verdict struct {
 }
 
 // judge decides. It is pure.
-func (p *snapshot) judge(linger time.Duration) (v verdict) {
+func (p *snapshot) judge(linger time.Duration) verdict {
 	linger = max(0, linger)
 	switch {
 	case p.lost: // there is nothing to wait for, and nothing better than next
@@ -93,6 +93,11 @@ func (p *snapshot) judge(linger time.Duration) (v verdict) {
 	case late:
 		return verdict{step: stepFail, err: ErrSwitchoverTimeout}
 	}
+	return p.wait(linger, lingered)
+}
+
+// wait says when Linger, Timeout or our patience will be over.
+func (p *snapshot) wait(linger time.Duration, lingered bool) (v verdict) {
 	p.lookAt(&v, p.deadline)
 	if p.ready {
 		p.lookAt(&v, p.readyAt.Add(linger))

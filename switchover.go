@@ -103,22 +103,7 @@ func (ch *change[S]) prepare(ctx context.Context) error {
 		}
 
 		// 2nd: is it still wanted?
-		class, silent, aborted := s.look(ch.mv)
-		ch.haste.raise(class)
-		if silent {
-			ch.skipTurn()
-		}
-		stop := error(nil)
-		switch {
-		case ctx.Err() != nil:
-			stop = context.Cause(ctx)
-		case ch.lost:
-			s.takeReconnect() // this is what makes the new connection
-		case s.reconnectAsked():
-			stop = ErrReconnect
-		case aborted:
-			stop = context.Canceled
-		}
+		silent, stop := ch.wanted(ctx)
 		if stop != nil {
 			cancel(stop)
 			if turned != nil {
@@ -140,6 +125,27 @@ func (ch *change[S]) prepare(ctx context.Context) error {
 			}
 		}
 	}
+}
+
+// wanted says whether cur is taken for dead by now, and why the switchover is to end, if so.
+func (ch *change[S]) wanted(ctx context.Context) (silent bool, stop error) {
+	s := ch.s
+	class, silent, aborted := s.look(ch.mv)
+	ch.haste.raise(class)
+	if silent {
+		ch.skipTurn()
+	}
+	switch {
+	case ctx.Err() != nil:
+		stop = context.Cause(ctx)
+	case ch.lost:
+		s.takeReconnect() // this is what makes the new connection
+	case s.reconnectAsked():
+		stop = ErrReconnect
+	case aborted:
+		stop = context.Canceled
+	}
+	return silent, stop
 }
 
 var turnKey = doorKey{host: "switchover"}
