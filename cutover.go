@@ -207,11 +207,11 @@ func (ch *change[S]) arm(readyAt, now time.Time) {
 	again := !readyAt.Equal(ch.readyAt)
 	apart := ch.brings(now)
 	if again || apart && !ch.apart {
+		since := time.Time{}
 		if ch.readyAt, ch.apart = readyAt, apart; apart {
-			ch.relay.armForOne(readyAt)
-		} else {
-			ch.relay.arm()
+			since = readyAt
 		}
+		ch.relay.arm(since)
 	}
 }
 

@@ -42,7 +42,7 @@ type relay[S comparable] struct {
 	armed   bool                // the new connection is ready: what follows is the proof by keys
 	need    map[string]struct{} // keys that the old connection must deliver
 	later   bool                // nothing with a key had come by then: the first one that comes counts
-	since   time.Time           // one key that the new connection received since then is all that is needed; zero: see need
+	since   time.Time           // one key that the new connection received since then is enough; zero: it is not
 	matched time.Time           // when the newest message came that the old connection has delivered, too
 }
 
@@ -263,22 +263,16 @@ func (r *relay[S]) delivered(key string) (again bool) {
 	return false
 }
 
-// arm begins the proof by keys: the new connection is ready. The old one must deliver all that is held with a key.
-func (r *relay[S]) arm() {
+// arm begins the proof by keys: the new connection is ready. The old one must deliver all that is held with a key. It cannot
+// where the new one brings topics that the old one does not, or did not when it could have brought the same: then one key
+// that the new one received after since is enough, too.
+func (r *relay[S]) arm(since time.Time) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.armed, r.later, r.need, r.since = true, r.keyed == 0, make(map[string]struct{}, len(r.waiting)), time.Time{}
+	r.armed, r.later, r.need, r.since = true, r.keyed == 0, make(map[string]struct{}, len(r.waiting)), since
 	for key := range r.waiting {
 		r.need[key] = struct{}{}
 	}
-}
-
-// armForOne begins the proof by keys where the new connection brings topics that the old one does not, or did not when it
-// could have brought the same: the old one cannot deliver all that is held, and must deliver one key that came since then.
-func (r *relay[S]) armForOne(since time.Time) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	r.armed, r.later, r.need, r.since = true, false, nil, since
 }
 
 // overlapped reports whether the old connection has delivered all that the proof asks for. used: there are keys at all;
@@ -287,7 +281,9 @@ func (r *relay[S]) overlapped() (met, used bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	used = r.keyed > 0 || len(r.order) > 0
-	return r.armed && (!used || !r.later && len(r.need) == 0 && !r.matched.Before(r.since)), used
+	all := !r.later && len(r.need) == 0
+	one := !r.since.IsZero() && !r.matched.Before(r.since)
+	return r.armed && (!used || all || one), used
 }
 
 // holds says whether the read loop waits for room, and since when there is data that only the new connection brought.
