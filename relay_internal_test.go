@@ -121,3 +121,37 @@ func TestRelayKeepsTheClock(t *testing.T) {
 	r.leave()
 	want(false, "it left")
 }
+
+// TestRelayOneKey: where the new connection brings topics that the old one does not, the old one need not deliver all that is
+// held: one key that came since the new one is ready is enough, whichever connection had it first. One from before is not.
+func TestRelayOneKey(t *testing.T) {
+	for _, oldFirst := range []bool{false, true} {
+		synctest.Test(t, func(t *testing.T) {
+			r := newRelay[string](SwitchoverConfig{}, false, make(chan struct{}, 1))
+			both := func(key string) {
+				if oldFirst {
+					r.delivered(key)
+				}
+				r.offer(Message{}, &Verdict[string]{Key: key}, 0)
+				r.delivered(key)
+			}
+			want := func(want bool, when string) {
+				t.Helper()
+				if met, used := r.overlapped(); met != want || !used {
+					t.Errorf("%s: met %v, used %v", when, met, used)
+				}
+			}
+			r.offer(Message{}, &Verdict[string]{Key: "new topic"}, 0)
+			both("before")
+			time.Sleep(time.Second)
+			r.arm(time.Now())
+			want(false, "ready")
+			both("since")
+			want(true, "one key since")
+			r.arm(time.Time{})
+			want(false, "all are needed")
+			r.delivered("new topic")
+			want(true, "all were delivered")
+		})
+	}
+}
