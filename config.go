@@ -99,12 +99,12 @@ type SubscribeConfig struct {
 
 // SwitchoverConfig says how a live connection is replaced.
 type SwitchoverConfig struct {
-	Timeout       time.Duration // 10s from the last request written to the cutover
+	Timeout       time.Duration // 10s from the last request written to the cutover, which then skips Linger and keys if all is proven
 	Settle        time.Duration // 1s: without an Acknowledger a topic so long silent after its request counts as live; negative: at once
-	Linger        time.Duration // 250ms: at least the server's fan-out skew
+	Linger        time.Duration // 250ms: at least the server's fan-out skew. So long a silent connection's replacement brings data before it takes over
 	DrainTimeout  time.Duration // 2s
 	MaxConcurrent int           // max(4, shards/32)
-	HoldMessages  int           // 65536
+	HoldMessages  int           // 65536. When as much waits: the cutover at once, or ErrSwitchoverHold where the new one is not ready
 	HoldBytes     int           // 32 MiB
 }
 

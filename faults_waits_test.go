@@ -21,6 +21,7 @@ var neverStopped = map[string]string{
 	"(*gate).giveUp":          "the answer is in the channel already",
 	"(*outbox).next":          "a send's channel has room for the one result",
 	"(*outbox).fail":          "a send's channel has room for the one result",
+	"(*outbox).moveTo":        "a send's channel has room for the one result",
 	"(*HandshakeError).Error": "a strings.Builder",
 	"handshakeError":          "the library below has read the body by then",
 	"ended":                   "ctx ends in the same instant",

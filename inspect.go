@@ -87,7 +87,8 @@ func (m *ShardManager[S]) Reconnect(shardID int) error {
 }
 
 // Send writes msg to the shard's live connection, within the pace; nil means written to the socket. While that one is read
-// to its end in a switchover, the next is meant. What it does on the server does not survive a reconnect or a switchover.
+// to its end in a switchover, the next is meant, and what waits for the pace when it is replaced is written there, in its
+// order. What it does on the server does not survive a reconnect or a switchover.
 // ErrNotConnected, with ErrShardParked when the shard gave up; ErrUnknownShard, ErrStopped, ErrInvalidMessage, the cause of
 // ctx; ErrInCallback from inside the callback that encodes a request: it is queued. msg.Data passes to the library.
 func (m *ShardManager[S]) Send(ctx context.Context, shardID int, msg Message) error {

@@ -12,7 +12,7 @@ const maxReplies = 64
 
 // outbox holds what others want the write loop to write.
 type outbox struct {
-	mu      sync.Mutex // protects following fields; a leaf lock
+	mu      sync.Mutex // protects following fields; under it only that of the outbox that takes over is locked
 	pong    string     // payload of the newest ping
 	pinged  bool       // it is unanswered
 	first   []Message  // from OnConnect
@@ -117,6 +117,25 @@ func (o *outbox) fail(err error) {
 	o.closed = err
 	for _, s := range o.sends {
 		s.done <- err
+	}
+	o.sends, o.replies, o.first = nil, nil, nil
+}
+
+// moveTo leaves the sends that wait to another outbox, in their order and before all that it is given from now on; here err
+// refuses them from now on. Replies, and what OnConnect said, go: they are for the server at the other end of this connection,
+// and the new one's gets its own.
+func (o *outbox) moveTo(heir *outbox, err error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	heir.mu.Lock()
+	defer heir.mu.Unlock()
+	o.closed = err
+	for _, s := range o.sends {
+		if heir.closed != nil {
+			s.done <- heir.closed
+		} else {
+			heir.sends = append(heir.sends, s)
+		}
 	}
 	o.sends, o.replies, o.first = nil, nil, nil
 }

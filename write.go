@@ -91,6 +91,10 @@ func (c *session[S]) judge(now time.Time, next *alarm) error {
 		return nil
 	}
 	signs, at := c.conn.Signs(), c.conn.Now()
+	if c.sick && c.revived() { // it has come back before it was replaced
+		c.sick = false
+		c.silentAt.Store(0)
+	}
 	if c.sick { // judged for good, and pinged until it is replaced
 		if due, ok := c.health.pingAt(at); ok {
 			next.by(now.Add(due - at))
@@ -108,6 +112,7 @@ func (c *session[S]) judge(now time.Time, next *alarm) error {
 		c.sh.silent(c.dataAt.Load() != 0, timeout)
 		fallthrough
 	case cause == ErrPongTimeout:
+		c.dataThen.Store(c.dataAt.Load())
 		c.silentAt.Store(mark(c.conn.Since(c.gapFrom(cause))))
 		if !c.sh.replaceSilent(c, cause) {
 			return cause
@@ -130,8 +135,9 @@ func (c *session[S]) keepBook(now time.Time, next *alarm) {
 	if c.frozen.CompareAndSwap(freezeAsked, freezeDone) {
 		poke(c.sh.wake)
 	}
-	if c.frozen.Load() == freezeDone { // applied stands still
+	if c.frozen.Load() == freezeDone { // applied stands still, and may be read only
 		c.tellProven()
+		c.sh.progressed(c)
 		return
 	}
 	c.settleAnswers(now, next)

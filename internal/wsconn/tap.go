@@ -189,6 +189,20 @@ func (t *Tap) came(n int, err error) {
 	t.failed = err
 }
 
+// Run lets the reader's clock run, or stand still again, while the reader waits outside of Read. Anybody may call it.
+func (t *Tap) Run(run bool) {
+	now := t.Now()
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	s := &t.signs
+	if !run && s.Waiting {
+		s.Waited += now - s.Since
+	} else if run && !s.Waiting {
+		s.Since = now
+	}
+	s.Waiting = run
+}
+
 func (t *Tap) readHead(p []byte) (n int, err error) {
 	defer func() { t.failed = err }()
 	if t.head == 0 {
