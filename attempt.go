@@ -57,6 +57,9 @@ func (s *shard[S]) attemptAsync(ctx context.Context, st ConnectionState, h *hast
 // open takes the steps. A failure before the connection is open is a *DialError.
 func (o *opening[S]) open(ctx context.Context, r *relay[S]) (*session[S], error) {
 	ws, tap, err := o.dial(ctx)
+	if keepsWindow(err) { // it is remembered: this time there is no offer
+		ws, tap, err = o.dial(ctx)
+	}
 	if err != nil {
 		if ctx.Err() != nil && !errors.Is(err, context.DeadlineExceeded) {
 			err = context.Cause(ctx)
@@ -178,6 +181,9 @@ func (o *opening[S]) login(ctx context.Context, ws *websocket.Conn, tap *wsconn.
 	c.ctx, c.cancel = context.WithCancelCause(o.sh.run.ctx)
 	c.conn = wsconn.New(ws, tap, wsconn.Options{
 		ReadLimit:    max(0, cfg.ReadLimit),
+		ReadBuffer:   cfg.ReadBufferSize,
+		Lend:         cfg.LowLatencyMode,
+		Unfinished:   o.m.pending,
 		WriteTimeout: cfg.WriteTimeout,
 		CheckUTF8:    !cfg.LowLatencyMode,
 		OnPing:       c.onPing,
@@ -258,7 +264,7 @@ func (o *opening[S]) onConnect(c *session[S]) (err error) {
 		return panicked
 	}
 	for i, msg := range first {
-		if err == nil && len(msg.Data) > 0 {
+		if err == nil && msg.Data != nil {
 			if err = checkMessage(msg); err != nil {
 				err = fmt.Errorf("OnConnect, message %d: %w", i, err)
 			}
@@ -287,9 +293,13 @@ func (l *loginConn[S]) Read(ctx context.Context) (Message, error) {
 		if ctx.Err() != nil {
 			return Message{}, context.Cause(ctx)
 		}
-		return Message{}, readCause(err)
+		err = readCause(err)
+		if code := closeCode(err); code != websocket.CloseNormalClosure { // the attempt ends by this; the peer shall know why
+			l.c.conn.SendClose(code, closeGrace)
+		}
+		return Message{}, err
 	}
-	if err := l.pong(); err != nil {
+	if err := l.pongs(); err != nil {
 		return Message{}, err
 	}
 	msg := Binary(append([]byte(nil), data...))
@@ -299,13 +309,18 @@ func (l *loginConn[S]) Read(ctx context.Context) (Message, error) {
 	return msg, nil
 }
 
-// pong answers the newest ping, unless it is too early for that: then it is answered later.
-func (l *loginConn[S]) pong() error {
-	now, c := time.Now(), l.c
-	if !c.out.hasPing() || max(c.pace.waitControl(now), pongSpacing-now.Sub(c.pongAt)) > 0 {
-		return nil
+// pongs answers the pings that wait, unless it is too early for that: then they are answered later.
+func (l *loginConn[S]) pongs() error {
+	for c := l.c; c.out.hasPing(); {
+		now := time.Now()
+		if max(c.pace.waitControl(now), c.pongWait(now)) > 0 {
+			return nil
+		}
+		if err := c.pong(now, c.pace.chargeControl); err != nil {
+			return err
+		}
 	}
-	return c.pong(now, c.pace.chargeControl)
+	return nil
 }
 
 func (l *loginConn[S]) Write(ctx context.Context, msg Message) error {

@@ -10,11 +10,13 @@ import (
 // maxReplies is how many replies to the server wait; beyond that the oldest goes.
 const maxReplies = 64
 
+// mostPings is how many pings wait for an answer each; beyond that only the newest is answered.
+const mostPings = 16
+
 // outbox holds what others want the write loop to write.
 type outbox struct {
 	mu      sync.Mutex // protects following fields; a leaf lock
-	pong    string     // payload of the newest ping
-	pinged  bool       // it is unanswered
+	pings   []string   // payloads of those that are unanswered
 	first   []Message  // from OnConnect
 	replies []Message
 	sends   []*send
@@ -28,26 +30,34 @@ type send struct {
 	done chan error // cap 1
 }
 
-// ping notes a ping frame, the newest wins; true when the write loop does not know of one yet.
+// ping notes a ping frame; true when the write loop does not know of one yet. Of those that come while mostPings wait, only the
+// newest is answered, after them.
 func (o *outbox) ping(payload string) (wake bool) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	wake = !o.pinged
-	o.pong, o.pinged = payload, true
-	return wake
+	if len(o.pings) > mostPings {
+		o.pings[mostPings] = payload
+		return false
+	}
+	o.pings = append(o.pings, payload)
+	return len(o.pings) == 1
 }
 
+// takePing takes the one that has waited longest.
 func (o *outbox) takePing() (payload string) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	o.pinged = false
-	return o.pong
+	payload, o.pings = o.pings[0], o.pings[1:]
+	if len(o.pings) == 0 {
+		o.pings = nil
+	}
+	return payload
 }
 
 func (o *outbox) hasPing() bool {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	return o.pinged
+	return len(o.pings) > 0
 }
 
 // answer queues a reply; false when an older one had to go.

@@ -3,6 +3,7 @@ package wsshard
 import (
 	"context"
 	"slices"
+	"strings"
 	"time"
 )
 
@@ -68,7 +69,7 @@ func (c *session[S]) message(text bool, data []byte) {
 		c.stamped = at
 		stats.lastMessage.Store(c.conn.At(at).UnixNano())
 	}
-	if pong := c.m.cfg.Health.TextPong; pong != "" && text && string(data) == pong {
+	if text && c.isTextPong(data) {
 		c.answered()
 		return
 	}
@@ -127,9 +128,21 @@ func (c *session[S]) message(text bool, data []byte) {
 	c.deliver(c.ctx, msg, &v, &c.callback)
 }
 
+// anyPong answers a TextPing where no TextPong is set, in any case of it.
+const anyPong = "PONG"
+
+// isTextPong reports whether text answers a ping of the application's protocol.
+func (c *session[S]) isTextPong(text []byte) bool {
+	h := &c.m.cfg.Health
+	if h.TextPong != "" {
+		return string(text) == h.TextPong
+	}
+	return h.TextPing != "" && len(text) == len(anyPong) && strings.EqualFold(string(text), anyPong)
+}
+
 // obey does what an Inspector's verdict asks for at once.
 func (c *session[S]) obey(v *Verdict[S]) {
-	if len(v.Reply.Data) > 0 {
+	if v.Reply.Data != nil {
 		if !c.out.answer(v.Reply) {
 			c.m.count.repliesDropped.Add(1)
 		}
@@ -247,6 +260,6 @@ func (c *session[S]) onPing(payload string) {
 		poke(c.wake)
 	}
 	if c.login != nil {
-		c.login.pong() // a server that waits for it may say nothing before; an error will show in what follows
+		c.login.pongs() // a server that waits for it may say nothing before; an error will show in what follows
 	}
 }

@@ -11,7 +11,7 @@ import (
 
 // This file answers: what is written on a connection, and when?
 
-// pongSpacing is the least time between two pongs: a flood of pings costs no more than that.
+// pongSpacing is the least time between two pongs, once mostPings of them have left in a row: a flood of pings costs no more.
 const pongSpacing = 100 * time.Millisecond
 
 // lateLimit is how far past its due time a timer fires when the process itself was stopped: a paused machine, a debugger,
@@ -149,7 +149,7 @@ func (c *session[S]) nudge() {
 // writeOne writes at most one frame: a pong, a ping, what others queued, or the next request. wrote: look again at once.
 func (c *session[S]) writeOne(now time.Time, next *alarm) (wrote bool, err error) {
 	// 1st: a pong, in the place that the pace keeps for it.
-	pinged, spacing := c.out.hasPing(), pongSpacing-now.Sub(c.pongAt)
+	pinged, spacing := c.out.hasPing(), c.pongWait(now)
 	if pinged {
 		if wait := max(c.pace.waitControl(now), spacing); wait > 0 {
 			next.by(now.Add(wait))
@@ -199,9 +199,17 @@ func (c *session[S]) writeOne(now time.Time, next *alarm) (wrote bool, err error
 	return false, err
 }
 
-// pong answers the newest ping.
+// pongWait is how long the next pong waits for its spacing.
+func (c *session[S]) pongWait(now time.Time) time.Duration {
+	return c.pongAt.Add(-(mostPings - 1) * pongSpacing).Sub(now)
+}
+
+// pong answers the ping that has waited longest.
 func (c *session[S]) pong(now time.Time, charge func(time.Time)) error {
-	c.pongAt = now
+	if c.pongAt.Before(now) {
+		c.pongAt = now
+	}
+	c.pongAt = c.pongAt.Add(pongSpacing)
 	err := c.conn.Pong(c.out.takePing())
 	charge(time.Now())
 	return writeFailure(err)
@@ -238,7 +246,7 @@ func (c *session[S]) writeMessage(msg Message) error {
 // checkMessage says why a message cannot be sent.
 func checkMessage(msg Message) error {
 	switch {
-	case len(msg.Data) == 0:
+	case msg.Data == nil: // empty is another matter
 		return errors.Join(ErrInvalidMessage, errors.New("it has no data"))
 	case msg.Type != TextMessage && msg.Type != BinaryMessage:
 		return errors.Join(ErrInvalidMessage, errors.New("unknown type"))
@@ -270,7 +278,7 @@ func (c *session[S]) ping() error {
 	c.pingSent.Store(int64(at))
 	c.pingOpen.Store(c.pingNum)
 	c.m.count.pings.Add(1)
-	if len(msg.Data) > 0 {
+	if msg.Data != nil {
 		return c.writeMessage(msg)
 	}
 	return c.wrote(1, c.conn.Ping(pingPayload(c.pingNum)))
