@@ -299,7 +299,7 @@ func (l *loginConn[S]) Read(ctx context.Context) (Message, error) {
 		}
 		return Message{}, err
 	}
-	if err := l.pongs(); err != nil {
+	if err := l.pong(); err != nil {
 		return Message{}, err
 	}
 	msg := Binary(append([]byte(nil), data...))
@@ -309,18 +309,14 @@ func (l *loginConn[S]) Read(ctx context.Context) (Message, error) {
 	return msg, nil
 }
 
-// pongs answers the pings that wait, unless it is too early for that: then they are answered later.
-func (l *loginConn[S]) pongs() error {
-	for c := l.c; c.out.hasPing(); {
-		now := time.Now()
-		if max(c.pace.waitControl(now), c.pongWait(now)) > 0 {
-			return nil
-		}
-		if err := c.pong(now, c.pace.chargeControl); err != nil {
-			return err
-		}
+// pong answers the ping that has waited longest, unless it is too early for that: then it is answered later.
+func (l *loginConn[S]) pong() error {
+	now, c := time.Now(), l.c
+	pinged, _ := c.pongWait(now)
+	if !pinged || max(c.pace.waitControl(now), pongSpacing-now.Sub(c.pongAt)) > 0 {
+		return nil
 	}
-	return nil
+	return c.pong(now, c.pace.chargeControl)
 }
 
 func (l *loginConn[S]) Write(ctx context.Context, msg Message) error {

@@ -178,7 +178,7 @@ func (d *dialer) upgrade(ctx context.Context, u *url.URL, header http.Header, ta
 	if resp != nil && len(tap.Extensions()) > 0 {
 		resp.Header["Sec-Websocket-Extensions"] = tap.Extensions() // what it said, not what the library was told
 	}
-	if err != nil && answer.Takeover && resp != nil && !errors.Is(err, websocket.ErrBadHandshake) {
+	if err != nil && answer.Takeover && resp != nil && !errors.Is(err, websocket.ErrBadHandshake) { // the library chokes on it
 		d.withhold(u)
 		return nil, &HandshakeError{StatusCode: resp.StatusCode, Header: withoutCookies(resp.Header), Reason: keptWindow}
 	}

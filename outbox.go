@@ -3,6 +3,7 @@ package wsshard
 import (
 	"context"
 	"sync"
+	"time"
 )
 
 // This file answers: what besides subscriptions waits to be written on a connection?
@@ -10,17 +11,26 @@ import (
 // maxReplies is how many replies to the server wait; beyond that the oldest goes.
 const maxReplies = 64
 
-// mostPings is how many pings wait for an answer each; beyond that only the newest is answered.
+// mostPings is how many pings wait for an answer each. When more come only the newest is answered after them, and so it stays
+// until none has come for as long as pongs are apart.
 const mostPings = 16
 
 // outbox holds what others want the write loop to write.
 type outbox struct {
-	mu      sync.Mutex // protects following fields; a leaf lock
-	pings   []string   // payloads of those that are unanswered
-	first   []Message  // from OnConnect
+	mu      sync.Mutex    // protects following fields; a leaf lock
+	pings   []ping        // those that are to be answered
+	flooded bool          // more came than wait for an answer each: the last of pings is the newest
+	ponged  time.Duration // of the last pong, on the connection's clock
+	first   []Message     // from OnConnect
 	replies []Message
 	sends   []*send
 	closed  error // no more sends
+}
+
+// ping is a ping frame of the peer's.
+type ping struct {
+	payload string
+	came    time.Duration // on the connection's clock
 }
 
 // send is a message from Send.
@@ -30,34 +40,43 @@ type send struct {
 	done chan error // cap 1
 }
 
-// ping notes a ping frame; true when the write loop does not know of one yet. Of those that come while mostPings wait, only the
-// newest is answered, after them.
-func (o *outbox) ping(payload string) (wake bool) {
+// ping notes a ping frame; true when the write loop does not know of one yet.
+func (o *outbox) ping(p ping) (wake bool) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	if len(o.pings) > mostPings {
-		o.pings[mostPings] = payload
-		return false
+	wake = len(o.pings) == 0
+	if wake && p.came-o.ponged >= pongSpacing {
+		o.flooded = false
 	}
-	o.pings = append(o.pings, payload)
-	return len(o.pings) == 1
+	switch o.flooded = o.flooded || len(o.pings) > mostPings; {
+	case !o.flooded || wake:
+		o.pings = append(o.pings, p)
+	default:
+		o.pings[len(o.pings)-1] = p
+	}
+	return wake
 }
 
-// takePing takes the one that has waited longest.
-func (o *outbox) takePing() (payload string) {
+// takePing takes the one that has waited longest, at now on the connection's clock.
+func (o *outbox) takePing(now time.Duration) (p ping) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	payload, o.pings = o.pings[0], o.pings[1:]
+	o.ponged = now
+	p, o.pings = o.pings[0], o.pings[1:]
 	if len(o.pings) == 0 {
 		o.pings = nil
 	}
-	return payload
+	return p
 }
 
-func (o *outbox) hasPing() bool {
+// nextPing is the one that takePing would take, if there is one.
+func (o *outbox) nextPing() (p ping, ok bool) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	return len(o.pings) > 0
+	if len(o.pings) == 0 {
+		return p, false
+	}
+	return o.pings[0], true
 }
 
 // answer queues a reply; false when an older one had to go.

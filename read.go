@@ -256,10 +256,10 @@ func (c *session[S]) onPong(payload string) {
 
 // onPing is called by the read loop for a ping frame. The write loop answers; during Login there is none.
 func (c *session[S]) onPing(payload string) {
-	if c.out.ping(payload) {
+	if c.out.ping(ping{payload, c.conn.Stamp()}) {
 		poke(c.wake)
 	}
 	if c.login != nil {
-		c.login.pongs() // a server that waits for it may say nothing before; an error will show in what follows
+		c.login.pong() // a server that waits for it may say nothing before; an error will show in what follows
 	}
 }

@@ -63,10 +63,12 @@ type session[S comparable] struct {
 	batch    int       // topics in the next request: fewer after one that could not be encoded
 	crowded  time.Time // when a replacement was asked for, for want of room
 	asked    bool
-	sick     bool      // a replacement was asked for
-	pongAt   time.Time // when the pongs so far would have left, were each pongSpacing after the one before
-	whole    bool      // all that was wanted has been written, once at least
-	turn     bool      // a request is next: the last frame was one that the outbox held
+	sick     bool          // a replacement was asked for
+	pongAt   time.Time     // of the last pong
+	pongFor  time.Duration // when the ping came that it answered
+	pongDebt time.Time     // when the pongs so far would be over, were each pongSpacing after the one before
+	whole    bool          // all that was wanted has been written, once at least
+	turn     bool          // a request is next: the last frame was one that the outbox held
 	pingNum  uint64
 	grace    int64     // the manager's lateness that was forgiven last
 	patience time.Time // until when nothing is judged: we were a bit late

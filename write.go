@@ -11,7 +11,8 @@ import (
 
 // This file answers: what is written on a connection, and when?
 
-// pongSpacing is the least time between two pongs, once mostPings of them have left in a row: a flood of pings costs no more.
+// pongSpacing is the least time between two pongs: a flood of pings costs no more than that. Pings that came together are
+// answered together, as long as that makes no more in the long run.
 const pongSpacing = 100 * time.Millisecond
 
 // lateLimit is how far past its due time a timer fires when the process itself was stopped: a paused machine, a debugger,
@@ -149,7 +150,7 @@ func (c *session[S]) nudge() {
 // writeOne writes at most one frame: a pong, a ping, what others queued, or the next request. wrote: look again at once.
 func (c *session[S]) writeOne(now time.Time, next *alarm) (wrote bool, err error) {
 	// 1st: a pong, in the place that the pace keeps for it.
-	pinged, spacing := c.out.hasPing(), c.pongWait(now)
+	pinged, spacing := c.pongWait(now)
 	if pinged {
 		if wait := max(c.pace.waitControl(now), spacing); wait > 0 {
 			next.by(now.Add(wait))
@@ -199,18 +200,25 @@ func (c *session[S]) writeOne(now time.Time, next *alarm) (wrote bool, err error
 	return false, err
 }
 
-// pongWait is how long the next pong waits for its spacing.
-func (c *session[S]) pongWait(now time.Time) time.Duration {
-	return c.pongAt.Add(-(mostPings - 1) * pongSpacing).Sub(now)
+// pongWait reports whether a ping waits, and how long its pong waits for its spacing.
+func (c *session[S]) pongWait(now time.Time) (pinged bool, wait time.Duration) {
+	p, ok := c.out.nextPing()
+	wait = pongSpacing - now.Sub(c.pongAt)
+	if p.came == c.pongFor && c.pongDebt.Sub(now) <= (mostPings-1)*pongSpacing {
+		wait = 0
+	}
+	return ok, max(0, wait)
 }
 
 // pong answers the ping that has waited longest.
 func (c *session[S]) pong(now time.Time, charge func(time.Time)) error {
-	if c.pongAt.Before(now) {
-		c.pongAt = now
+	p := c.out.takePing(c.conn.Now())
+	c.pongAt, c.pongFor = now, p.came
+	if c.pongDebt.Before(now) {
+		c.pongDebt = now
 	}
-	c.pongAt = c.pongAt.Add(pongSpacing)
-	err := c.conn.Pong(c.out.takePing())
+	c.pongDebt = c.pongDebt.Add(pongSpacing)
+	err := c.conn.Pong(p.payload)
 	charge(time.Now())
 	return writeFailure(err)
 }

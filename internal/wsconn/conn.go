@@ -322,12 +322,12 @@ func (c *Conn) Write(text bool, data []byte) (frames int, err error) {
 }
 
 // Ping sends a ping frame; payload is cut at the 125 bytes that a control frame may carry.
-func (c *Conn) Ping(payload string) error { return c.say(websocket.PingMessage, payload) }
+func (c *Conn) Ping(payload string) error { return c.control(websocket.PingMessage, payload) }
 
 // Pong answers a ping frame.
-func (c *Conn) Pong(payload string) error { return c.say(websocket.PongMessage, payload) }
+func (c *Conn) Pong(payload string) error { return c.control(websocket.PongMessage, payload) }
 
-func (c *Conn) say(kind int, payload string) error {
+func (c *Conn) control(kind int, payload string) error {
 	return c.ws.WriteControl(kind, []byte(payload[:min(len(payload), mostControl)]), time.Now().Add(c.opt.WriteTimeout))
 }
 

@@ -129,7 +129,7 @@ func (c *Conn) header() (op byte, err error) {
 		}
 		c.in.r += size
 		if op >= opClose {
-			if err := c.control(op, int(length)); err != nil {
+			if err := c.controlled(op, int(length)); err != nil {
 				return 0, err
 			}
 			continue
@@ -192,8 +192,8 @@ func (c *Conn) illegal(b0, b1 byte) string {
 	return strings.Join(reasons, ", ")
 }
 
-// control reads a control frame and does what it asks for.
-func (c *Conn) control(op byte, length int) error {
+// controlled reads a control frame and does what it asks for.
+func (c *Conn) controlled(op byte, length int) error {
 	if err := c.bare(); err != nil {
 		return err
 	}

@@ -3,7 +3,6 @@ package wsconn
 import (
 	"bytes"
 	"errors"
-	"net"
 	"strings"
 )
 
@@ -43,37 +42,38 @@ type head struct {
 	extensions []string // as the server sent them
 }
 
-// read reads the answer from conn.
-func (h *head) read(conn net.Conn, p []byte) (n int, err error) {
+// readHead reads while the handshake is not over.
+func (t *Tap) readHead(p []byte) (n int, err error) {
+	h := t.head
 	if h.part == over && len(h.out) == 0 { // nobody who understands the head asks for more
 		h.part = body
 		h.split()
 	}
-	for len(h.out) == 0 {
-		if h.err != nil {
-			return 0, h.err
+	for len(h.out) == 0 && h.err == nil {
+		if h.left == 0 {
+			h.end(ErrHead)
+			continue
 		}
-		h.fill(conn)
+		var buf [2048]byte
+		n, err := t.Conn.Read(buf[:min(len(buf), h.left)])
+		h.take(buf[:n])
+		if err != nil {
+			h.end(err)
+		}
 	}
-	n = copy(p, h.out)
-	h.out = h.out[n:]
+	if n = copy(p, h.out); n == 0 {
+		t.failed = h.err
+		return 0, h.err
+	}
+	h.out, t.failed = h.out[n:], nil
 	return n, nil
 }
 
-// fill reads once.
-func (h *head) fill(conn net.Conn) {
-	if h.left == 0 {
-		h.end(ErrHead)
-		return
-	}
-	var buf [2048]byte
-	n, err := conn.Read(buf[:min(len(buf), h.left)])
-	h.left = max(0, h.left-HeadCost(buf[:n]))
-	h.raw = append(h.raw, buf[:n]...)
+// take adds what was read.
+func (h *head) take(p []byte) {
+	h.left = max(0, h.left-HeadCost(p))
+	h.raw = append(h.raw, p...)
 	h.split()
-	if err != nil {
-		h.end(err)
-	}
 }
 
 // end hands out the line that has begun: it has no end.

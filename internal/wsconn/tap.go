@@ -181,9 +181,7 @@ func (t *Tap) bufferSize(n int) int {
 func (t *Tap) Read(p []byte) (n int, err error) {
 	switch {
 	case t.head != nil:
-		n, err = t.head.read(t.Conn, p)
-		t.failed = err
-		return n, err
+		return t.readHead(p)
 	case len(t.rest) > 0:
 		n = copy(p, t.rest)
 		if t.rest = t.rest[n:]; len(t.rest) == 0 {
