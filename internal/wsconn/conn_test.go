@@ -315,12 +315,12 @@ func websocketServer(nc net.Conn) *websocket.Conn {
 	client, server := net.Pipe()
 	defer client.Close()
 	go func() {
-		io.WriteString(client, "GET / HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n")
+		io.WriteString(client, "GET / HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\nSec-WebSocket-Extensions: permessage-deflate\r\n\r\n")
 		io.Copy(io.Discard, client)
 	}()
 	br := bufio.NewReader(server)
 	req, _ := http.ReadRequest(br)
-	ws, err := (&websocket.Upgrader{}).Upgrade(&hijacked{server: server, then: nc, br: br}, req, nil)
+	ws, err := (&websocket.Upgrader{EnableCompression: true}).Upgrade(&hijacked{server: server, then: nc, br: br}, req, nil)
 	if err != nil {
 		panic(err)
 	}

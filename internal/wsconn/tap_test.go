@@ -195,3 +195,45 @@ func TestBegun(t *testing.T) {
 		read(true, 7*time.Second)
 	}, one, one, one, one, one, one, one, one)
 }
+
+// Whatever unfinished messages hold, it is freed when their connections end, and who waits for that goes on.
+func TestUnfinished(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		u := NewUnfinished(1000)
+		conns := make([]*Conn, 3)
+		for i := range conns {
+			client, server := net.Pipe()
+			defer server.Close()
+			conns[i] = &Conn{Tap: NewTap(client, 0)}
+		}
+		small, large, other := conns[0], conns[1], conns[2]
+		for c, n := range map[*Conn]int64{small: 100, large: 600, other: 300} {
+			if err := u.hold(c, n); err != nil {
+				t.Error(err)
+			}
+		}
+		waited := make(chan error, 1)
+		go func() { waited <- u.hold(small, 50) }()
+		synctest.Wait()
+		select {
+		case err := <-waited:
+			t.Fatalf("it did not wait for what is not free yet: %v", err)
+		default:
+		}
+		if _, err := large.Conn.Read(make([]byte, 1)); err == nil {
+			t.Error("the reader of the longest was not woken")
+		}
+		if err := u.hold(large, 1); err != ErrUnfinished {
+			t.Errorf("the longest goes on: %v", err)
+		}
+		if !u.free(large) || u.free(other) {
+			t.Error("the wrong one ended")
+		}
+		if err := <-waited; err != nil || u.sum != 150 || u.doomed != 0 || len(u.live) != 1 {
+			t.Errorf("%v; %d and %d are held by %d", err, u.sum, u.doomed, len(u.live))
+		}
+		if err := u.hold(small, 2000); err != ErrUnfinished || !u.free(small) || u.sum != 0 || u.doomed != 0 {
+			t.Errorf("one that is too long by itself: %v; %d held", err, u.sum)
+		}
+	})
+}
