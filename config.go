@@ -64,10 +64,14 @@ type ConnectionConfig struct {
 	TLSConfig                  *tls.Config
 	Header                     http.Header // static headers; those that the handshake owns are refused
 	ReadBufferSize             int         // 4096 bytes; plain TCP needs 1024 of them, and borrows 64 KiB while bytes come
-	ReadLimit                  int64       // 64 MiB, decompressed; a longer announced length is refused at once
-	EnableCompression          bool        // permessage-deflate
+	ReadLimit                  int64       // 16 MiB, decompressed; a longer announced length is refused at once
+	EnableCompression          bool        // permessage-deflate, each message by itself: a server that insists on more is dialled once more without, and not asked again
 	Subprotocols               []string
-	NetDialContext             func(ctx context.Context, network, addr string) (net.Conn, error) // dials the server, or the proxy
+	// MaxUnfinished is how many bytes the unfinished messages of all the manager's connections may hold together, 256 MiB by
+	// default: decompressed, and as far as they are longer than the 32 KiB that a connection may keep. Beyond that the
+	// connection whose message is the longest ends with ErrMaxUnfinished.
+	MaxUnfinished  int64
+	NetDialContext func(ctx context.Context, network, addr string) (net.Conn, error) // dials the server, or the proxy
 }
 
 // BackoffConfig says when to try again: uniform in [0, min(MaxDelay, InitialDelay·Multiplierⁿ)], known as full jitter (M.
@@ -86,7 +90,7 @@ type HealthConfig struct {
 	// two 10s, PingInterval 1m alone has DataTimeout 1m. Fields that are set and contradict each other are refused.
 	PingInterval, PongTimeout, DataTimeout, MessageTimeout time.Duration
 	FailureThreshold                                       int    // 3 missed pongs; negative: pongs are not judged
-	TextPing, TextPong                                     string // replaces the ping frame; TextPong "PONG". A TextPong alone is what answers a PingMessenger
+	TextPing, TextPong                                     string // replaces the ping frame; TextPong not set: "PONG" in any case of it. A TextPong alone is what answers a PingMessenger
 }
 
 // SubscribeConfig says how requests are written.
@@ -122,7 +126,8 @@ func (c Config) withDefaults(handlerLimit int) Config {
 	orDefault(&n.MaxConcurrentDials, 64)
 	orDefault(&n.ShardsPerIP, 10)
 	orDefault(&n.ReadBufferSize, 4096)
-	orDefault(&n.ReadLimit, 64<<20)
+	orDefault(&n.ReadLimit, 16<<20)
+	orDefault(&n.MaxUnfinished, 256<<20)
 	n.Header = n.Header.Clone()
 	n.SourceIPs = append([]string(nil), n.SourceIPs...)
 	n.Subprotocols = append([]string(nil), n.Subprotocols...)
@@ -140,9 +145,6 @@ func (c Config) withDefaults(handlerLimit int) Config {
 	h.fit()
 	orDefault(&h.MessageTimeout, 30*time.Second)
 	orDefault(&h.FailureThreshold, 3)
-	if h.TextPing != "" {
-		orDefault(&h.TextPong, "PONG")
-	}
 
 	s := &c.Subscribe
 	orDefault(&s.MaxPerMessage, 100)

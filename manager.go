@@ -28,8 +28,10 @@ type ShardManager[S comparable] struct {
 	log      *slog.Logger
 	dialer   *dialer
 	count    counters
-	checkKey bool   // values of S may be unequal to themselves, or impossible to hash
-	seed     uint64 // of jitter; 0: none, as always but in tests
+	panics   *panicLog
+	pending  *wsconn.Unfinished // unfinished messages of all connections
+	checkKey bool               // values of S may be unequal to themselves, or impossible to hash
+	seed     uint64             // of jitter; 0: none, as always but in tests
 
 	requestID atomic.Uint64
 	late      atomic.Int64 // instant when somebody noticed last that the process had been stopped
@@ -84,7 +86,7 @@ func New[S comparable](h Handler[S], cfg Config) (*ShardManager[S], error) {
 	if v := reflect.ValueOf(h); !v.IsValid() || v.Kind() == reflect.Pointer && v.IsNil() {
 		return nil, errors.New("wsshard: New needs a Handler, not nil")
 	}
-	m := &ShardManager[S]{h: h, log: slog.New(slog.DiscardHandler), seed: testSeed, base: time.Now()}
+	m := &ShardManager[S]{h: h, panics: new(panicLog), log: slog.New(slog.DiscardHandler), seed: testSeed, base: time.Now()}
 	if cfg.Logger != nil {
 		m.log = slog.New(guardedLog{cfg.Logger.Handler(), &m.count.panics})
 	}
@@ -104,6 +106,7 @@ func New[S comparable](h Handler[S], cfg Config) (*ShardManager[S], error) {
 		m.log.Info("the handler has no Inspector, so messages have no keys: what both connections of a hot switchover bring is delivered twice")
 	}
 	m.dialer = newDialer(m.cfg.Connection)
+	m.pending = wsconn.NewUnfinished(m.cfg.Connection.MaxUnfinished)
 	m.checkKey = needsKeyCheck(reflect.TypeFor[S]())
 	m.forgetLocked()
 	return m, nil
@@ -312,6 +315,7 @@ func (m *ShardManager[S]) finish(r *run[S]) {
 	if before != nil {
 		<-before.done
 	}
+	m.panics.flush(m.log)
 	m.log.Info("stopped")
 	m.emit(r, Event[S]{Kind: EventStopped, ShardID: -1})
 	if r.events != nil {

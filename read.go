@@ -3,6 +3,7 @@ package wsshard
 import (
 	"context"
 	"slices"
+	"strings"
 	"time"
 )
 
@@ -68,7 +69,7 @@ func (c *session[S]) message(text bool, data []byte) {
 		c.stamped = at
 		stats.lastMessage.Store(c.m.instant(c.conn.At(at)))
 	}
-	if pong := c.m.cfg.Health.TextPong; pong != "" && text && string(data) == pong {
+	if text && c.isTextPong(data) {
 		c.answered()
 		return
 	}
@@ -131,9 +132,21 @@ func (c *session[S]) message(text bool, data []byte) {
 	c.deliver(c.ctx, msg, &v, &c.callback)
 }
 
+// anyPong answers a TextPing where no TextPong is set, in any case of it.
+const anyPong = "PONG"
+
+// isTextPong reports whether text answers a ping of the application's protocol.
+func (c *session[S]) isTextPong(text []byte) bool {
+	h := &c.m.cfg.Health
+	if h.TextPong != "" {
+		return string(text) == h.TextPong
+	}
+	return h.TextPing != "" && len(text) == len(anyPong) && strings.EqualFold(string(text), anyPong)
+}
+
 // obey does what an Inspector's verdict asks for at once.
 func (c *session[S]) obey(v *Verdict[S]) {
-	if len(v.Reply.Data) > 0 {
+	if v.Reply.Data != nil {
 		if !c.out.answer(v.Reply) {
 			c.m.count.repliesDropped.Add(1)
 		}
@@ -260,7 +273,7 @@ func (c *session[S]) onPong(payload string) {
 
 // onPing is called by the read loop for a ping frame. The write loop answers; during Login there is none.
 func (c *session[S]) onPing(payload string) {
-	if c.out.ping(payload) {
+	if c.out.ping(ping{payload, c.conn.Stamp()}) {
 		poke(c.wake)
 	}
 	if c.login != nil {

@@ -142,7 +142,7 @@ func TestSendRefused(t *testing.T) {
 		for _, id := range []int{-1, 1, math.MaxInt} {
 			send(w, id, hi, wsshard.ErrUnknownShard)
 		}
-		for _, msg := range []wsshard.Message{{}, {Data: []byte{}}, wsshard.Text("\xff"), {Type: 2, Data: []byte("x")}, {Type: -1, Data: []byte("x")}} {
+		for _, msg := range []wsshard.Message{{}, wsshard.Binary(nil), wsshard.Text("\xff"), {Type: 2, Data: []byte("x")}, {Type: -1, Data: []byte("x")}} {
 			send(w, 0, msg, wsshard.ErrInvalidMessage)
 		}
 		send(w, 0, wsshard.Binary([]byte("\xff")), nil)

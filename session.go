@@ -67,10 +67,12 @@ type session[S comparable] struct {
 	batch    int       // topics in the next request: fewer after one that could not be encoded
 	crowded  time.Time // when a replacement was asked for, for want of room
 	asked    bool
-	sick     bool // a replacement was asked for
-	pongAt   time.Time
-	whole    bool // all that was wanted has been written, once at least
-	turn     bool // a request is next: the last frame was one that the outbox held
+	sick     bool          // a replacement was asked for
+	pongAt   time.Time     // of the last pong
+	pongFor  time.Duration // when the ping came that it answered
+	pongDebt time.Time     // when the pongs so far would be over, were each pongSpacing after the one before
+	whole    bool          // all that was wanted has been written, once at least
+	turn     bool          // a request is next: the last frame was one that the outbox held
 	pingNum  uint64
 	grace    int64     // the manager's lateness that was forgiven last
 	patience time.Time // until when nothing is judged: we were a bit late
@@ -344,8 +346,11 @@ func (c *session[S]) closeConn() {
 // closeCode is the code of the close frame that cause calls for: the peer's own is echoed.
 func closeCode(cause error) int {
 	var ce *CloseError
-	if errors.As(cause, &ce) {
+	switch {
+	case errors.As(cause, &ce):
 		return ce.Code
+	case errors.Is(cause, ErrMaxUnfinished):
+		return 1009
 	}
 	return 1000
 }
@@ -368,6 +373,9 @@ func readCause(err error) error {
 		return &CloseError{Code: e.Code, Text: e.Text}
 	case *wsconn.Violation:
 		return &CloseError{Code: e.Code, Text: e.Text, Local: true}
+	}
+	if errors.Is(err, wsconn.ErrUnfinished) {
+		return ErrMaxUnfinished
 	}
 	if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
 		return fmt.Errorf("wsshard: connection lost: %w", io.ErrUnexpectedEOF)

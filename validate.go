@@ -225,8 +225,6 @@ func parseURL(raw string) (*url.URL, error) {
 		reason = "has no host"
 	case !validPort(u.Port()):
 		reason = "has an impossible port"
-	case u.User != nil:
-		reason = "must not carry a user"
 	case u.Fragment != "":
 		reason = "must not carry a fragment"
 	case strings.ContainsFunc(raw, func(r rune) bool { return r <= ' ' || r == 0x7f }):
