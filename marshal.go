@@ -106,11 +106,17 @@ func marshalEach[S comparable](subs []S) []json.RawMessage {
 }
 
 // LogValue shows the fields that are set and differ from their defaults. It shows no credential: a proxy as scheme://host:port;
-// of headers and subprotocols how many there are; of text pings, functions and pointers that they are set. fmt and
-// encoding/json know nothing of it: give a Config to slog, not to them.
+// of headers and subprotocols how many there are; of text pings, functions and pointers that they are set. fmt prints the same,
+// whatever the verb. encoding/json cannot: a Config holds functions.
 func (c Config) LogValue() slog.Value {
 	return slog.GroupValue(changed("", reflect.ValueOf(c), reflect.ValueOf(Config{}.withDefaults(0)))...)
 }
+
+// Format prints what LogValue shows.
+func (c Config) Format(f fmt.State, _ rune) { fmt.Fprint(f, c.LogValue()) }
+
+// Format prints what Config.LogValue shows of these fields.
+func (c ConnectionConfig) Format(f fmt.State, _ rune) { fmt.Fprint(f, Config{Connection: c}.LogValue()) }
 
 // changed lists the fields of c that are neither zero nor what they are in defaults.
 func changed(prefix string, c, defaults reflect.Value) (attrs []slog.Attr) {

@@ -240,6 +240,11 @@ func TestConfigInALog(t *testing.T) {
 	slog.New(slog.NewTextHandler(&text, nil)).Info("x", "cfg", cfg, "at", &cfg, "none", wsshard.Config{})
 	cfg.Connection.Proxy = "http://u:" + canary + "/x@p:1" // that New would refuse
 	slog.New(slog.NewTextHandler(&text, nil)).Info("x", "cfg", cfg)
+	for _, verb := range []string{"%v", "%+v", "%#v", "%s", "%q", "%x", "%d"} {
+		for _, of := range []any{cfg, &cfg, cfg.Connection, &cfg.Connection} {
+			fmt.Fprintf(&text, verb, of)
+		}
+	}
 	if hides(text.String()) {
 		t.Errorf("leaks: %s", text.String())
 	}
