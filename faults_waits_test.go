@@ -16,9 +16,9 @@ import (
 // neverStopped are the functions that look as if they waited and need no Stop there.
 var neverStopped = map[string]string{
 	"(*shard).attemptAsync":   "its channel has room for the one result",
-	"(*change).takeTurn":      "its channel has room for the one result; the wait itself is (*gate).enter's",
-	"(*gate).admitLocked":     "a visitor's channel has room for the one answer",
-	"(*gate).giveUp":          "the answer is in the channel already",
+	"(*change).tellKeys":      "its channel is filled when a context ends that has ended",
+	"(*urlWatch).stop":        "the goroutine that it has told to stop waits in sleep, or in apart",
+	"gate.(*Gate).quitLocked": "the Limiter has been told to return",
 	"(*outbox).next":          "a send's channel has room for the one result",
 	"(*outbox).fail":          "a send's channel has room for the one result",
 	"(*HandshakeError).Error": "a strings.Builder",
@@ -44,7 +44,7 @@ func TestEveryWaitIsListed(t *testing.T) {
 		}
 	}
 	found := make(map[string]bool)
-	for dir, prefix := range map[string]string{".": "", "internal/wsconn": "wsconn.", "internal/reconcile": "reconcile.", "internal/placement": "placement."} {
+	for dir, prefix := range map[string]string{".": "", "internal/wsconn": "wsconn.", "internal/reconcile": "reconcile.", "internal/placement": "placement.", "internal/gate": "gate."} {
 		files, err := filepath.Glob(filepath.Join(dir, "*.go"))
 		if err != nil || len(files) == 0 {
 			t.Fatal(dir, err)

@@ -4,6 +4,8 @@ import (
 	"context"
 	"fmt"
 	"time"
+
+	"github.com/seed-829c304d/wsshard/internal/gate"
 )
 
 // This file answers: what can be asked of a manager, and of one shard?
@@ -52,8 +54,8 @@ func (m *ShardManager[S]) HotSwitchover(ctx context.Context, shardID int) error 
 	if ctx.Err() != nil {
 		return context.Cause(ctx)
 	}
-	mv := s.ask(&move{trigger: triggerCall, class: asked})
-	if s.live.Load() == nil && !m.cfg.DisableHotSwitchover { // lost in between: its loop may have looked already
+	mv := s.ask(&move{trigger: triggerCall, class: gate.Asked})
+	if s.live.Load() == nil && !s.closesFirst() { // lost in between: its loop may have looked already
 		s.leaveMove(mv)
 		return s.whyDown()
 	}
@@ -233,6 +235,9 @@ func (m *ShardManager[S]) Metrics() Metrics {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	all := m.count.snapshot()
+	if m.run != nil {
+		all.Doors = m.run.doors()
+	}
 	for r := m.run; r != nil; r = r.before { // what is counted by shards is added to the totals when their run is over
 		for _, s := range r.shards {
 			all.MessagesReceived += s.stats.messages.Load()
