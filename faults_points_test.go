@@ -85,7 +85,7 @@ var stopPoints = []stopPoint{
 	{name: "another's dial", phase: connecting, waits: []string{"(*opening).admission"}, with: func(cfg *wsshard.Config) {
 		cfg.MaxSubscriptionsPerShard, cfg.Connection.MaxConcurrentDials = 1, 1
 	}, reach: func(c *cell) { c.net.OnDial(hang); c.launch() }},
-	{name: "the application's limiter", phase: connecting, waits: []string{"(*opening).admission", "gate.(*Gate).spend", "guardedLimiter.Wait"},
+	{name: "the application's limiter", phase: connecting, waits: []string{"(*opening).admission", "guardedLimiter.Wait"},
 		with: func(cfg *wsshard.Config) { cfg.Connection.Limiter = new(firstLimiter) }, reach: (*cell).launch},
 	{name: "the last run's callback", phase: connecting, waits: []string{"(*ShardManager).launchLocked"}, during: []string{"(*ShardManager).finish"},
 		heedless: true, reach: func(c *cell) {
@@ -205,7 +205,7 @@ var stopPoints = []stopPoint{
 	{name: "breaker", phase: backoff, waits: []string{"(*opening).admission"}, reach: lose, with: func(cfg *wsshard.Config) {
 		cfg.Connection.CircuitBreakerThreshold, cfg.Connection.CircuitBreakerResetTimeout = 1, time.Hour
 	}},
-	{name: "budget", phase: backoff, waits: []string{"(*opening).admission", "gate.(*Gate).spend", "(*slidingLimiter).Wait", "sleep"}, reach: lose, with: func(cfg *wsshard.Config) {
+	{name: "budget", phase: backoff, waits: []string{"(*opening).admission", "(*slidingLimiter).Wait", "sleep"}, reach: lose, with: func(cfg *wsshard.Config) {
 		cfg.Connection.Limiter = wsshard.NewConnectLimiter(2, 3*time.Minute)
 	}, setup: func(c *cell) { c.expensive = true }},
 	{name: "OnError", phase: backoff, waits: []string{"(*ShardManager).apart"}, reach: func(c *cell) {

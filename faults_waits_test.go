@@ -17,7 +17,8 @@ import (
 var neverStopped = map[string]string{
 	"(*shard).attemptAsync":   "its channel has room for the one result",
 	"(*change).tellKeys":      "its channel is filled when a context ends that has ended",
-	"(*urlWatch).stop":        "the goroutine that it has told to stop waits in sleep, or in apart",
+	"(*shard).askURL":         "its channel has room for the one answer; the wait itself is (*ShardManager).apart's",
+	"gate.(*Gate).spend":      "a Limiter's wait, which (*opening).admission ends; the stack names no package but ours",
 	"gate.(*Gate).quitLocked": "the Limiter has been told to return",
 	"(*outbox).next":          "a send's channel has room for the one result",
 	"(*outbox).fail":          "a send's channel has room for the one result",

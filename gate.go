@@ -45,11 +45,17 @@ func (m *ShardManager[S]) doorNews(r *run[S], n gate.News) {
 	case gate.SingleConnection:
 		ev.Kind = EventSingleConnection
 		log.Warn(singleWords[n.Report.Reason])
+	case gate.Still:
+		log.Debug("circuit breaker is open", "why", doorWords(n), "lasts", n.Report.Lasted)
 	default:
 		if n.Trip {
 			m.count.trips.Add(1)
 		}
-		log.Warn("circuit breaker opened", "why", doorWords(n), "probe_in", n.Delay, "err", n.Err)
+		what := "circuit breaker opened"
+		if !n.Trip {
+			what = "a shard is refused"
+		}
+		log.Warn(what, "why", doorWords(n), "probe_in", n.Delay, "err", n.Err)
 	}
 	m.emit(r, ev)
 }

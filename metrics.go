@@ -52,7 +52,7 @@ type DoorReport struct {
 	Waiting int           // shards and switchovers in line, and on the bench
 	Benched int           // shards refused with 401, 403 or 407, and not let in since
 	Width   int           // dials that may be in flight: one at first, and one more with each success
-	Lasted  time.Duration // of EventBreakerClosed: how long it was shut
+	Lasted  time.Duration // how long it has been shut; of EventBreakerClosed: how long it was
 }
 
 // ShardState is what a shard is doing.

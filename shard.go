@@ -114,15 +114,17 @@ func (s *shard[S]) reconnectLoop(ctx context.Context) {
 
 // refused notes an attempt that failed.
 func (s *shard[S]) refused(res attemptResult[S]) {
-	if s.tries.failed == 0 || len(s.failedAt) > 16 {
-		s.failedAt = nil
-	}
-	if s.failedAt == nil {
-		s.failedAt = make(map[gate.Key]bool)
-	}
-	s.failedAt[res.door] = true
+	s.failsAt(res.door)
 	s.tries.refused()
 	s.failed(res.err)
+}
+
+// failsAt notes where a dial failed, or a session was lost, since the last stable connection.
+func (s *shard[S]) failsAt(door gate.Key) {
+	if s.tries.failed == 0 || s.failedAt == nil || len(s.failedAt) >= 16 {
+		s.failedAt = make(map[gate.Key]bool)
+	}
+	s.failedAt[door] = true
 }
 
 // hold keeps the shard on a live session, replacing it by switchover, until there is none. It returns why the last one ended.
@@ -138,13 +140,16 @@ func (s *shard[S]) hold(ctx context.Context, cur *session[S], fresh bool) (cause
 	}
 	age := time.NewTimer(s.lifetime(fresh))
 	defer age.Stop()
+	slot := false // of the rotation: age has one
 	for {
 		// 1st: wait until something happens.
 		select {
 		case <-cur.delivered:
 		case <-s.wake:
 		case <-age.C:
-			age.Reset(s.grownOld(cur))
+			var again time.Duration
+			again, slot = s.grownOld(cur, slot)
+			age.Reset(again)
 		}
 
 		// 2nd: break it, or replace it, where somebody asks for that.
@@ -183,6 +188,7 @@ func (s *shard[S]) hold(ctx context.Context, cur *session[S], fresh bool) (cause
 			age.Reset(s.lifetime(silent || !cur.isRetired()))
 			cur = next
 		case mv.aged: // no failure to get a new connection ends a live one
+			slot = true
 			age.Reset(s.renewals.delay())
 		}
 	}
@@ -203,19 +209,26 @@ func (s *shard[S]) lifetime(fresh bool) time.Duration {
 	return d - time.Duration(s.uniform()*spread)
 }
 
-// grownOld replaces a session because of its age, and says when to look again if nothing comes of that. A shard that has been
-// emptied is left alone until it has a topic again, and so is one whose host allows one connection for a key: there a new
-// connection would cost a gap for no reason.
-func (s *shard[S]) grownOld(cur *session[S]) time.Duration {
+// grownOld replaces a session because of its age, when its turn in the rotation has come (slot). It says when to look again,
+// and whether that is its turn. A shard that has been emptied is left alone until it has a topic again, and so is one whose
+// host allows one connection for a key: there a new connection would cost a gap for no reason.
+func (s *shard[S]) grownOld(cur *session[S], slot bool) (again time.Duration, isSlot bool) {
+	const never = 1 << 62
 	switch {
 	case s.desired.Len() == 0 && cur.upto.Load() > 0:
-		return s.m.cfg.Connection.ProactiveReconnectInterval / 32
+		return s.m.cfg.Connection.ProactiveReconnectInterval / 32, false
 	case s.m.cfg.DisableHotSwitchover:
+		if !slot {
+			return s.run.gate.Slot(), true
+		}
 		cur.end(ErrMaxLifetime)
-	case !s.closesFirst():
+	case s.closesFirst():
+	case !slot:
+		return s.run.gate.Slot(), true
+	default:
 		s.ask(&move{trigger: triggerLifetime, class: gate.Routine})
 	}
-	return 1 << 62
+	return never, false
 }
 
 // closesFirst reports whether a new connection takes the place of the old one only when that is closed: switchovers are
@@ -260,6 +273,7 @@ func (s *shard[S]) down(cur *session[S]) {
 	case isAny(cause, ErrReconnect, ErrMaxLifetime):
 		s.tries.outlived(up)
 	default:
+		s.failsAt(cur.stay.Key())
 		s.tries.lost(up)
 		s.failed(cause)
 	}
@@ -323,24 +337,33 @@ func (s *shard[S]) park(ctx context.Context, err error) {
 // pause waits for d, for ever if negative, or until a reconnect is asked for; not for ever, also until the handler names a host
 // at which no dial has failed yet.
 func (s *shard[S]) pause(ctx context.Context, d time.Duration) {
-	var over <-chan time.Time
-	var elsewhere <-chan struct{}
+	over, ask := stoppedTimer(), stoppedTimer()
+	defer over.Stop()
+	defer ask.Stop()
 	if d >= 0 {
-		t := time.NewTimer(d)
-		defer t.Stop()
-		over = t.C
-		if d > time.Second/2 {
-			watch := s.watchURL(ctx)
-			defer watch.stop()
-			elsewhere = watch.elsewhere
-		}
+		over.Reset(d)
+		ask.Reset(askEvery(s.m))
 	}
+	ctx, cancel := context.WithCancel(ctx)
+	var answer <-chan gate.Key // nil: URL is not being asked
+	defer func() {
+		cancel()
+		if answer != nil {
+			<-answer
+		}
+	}()
 	for !s.takeReconnect() {
 		select {
-		case <-over:
+		case <-over.C:
 			return
-		case <-elsewhere:
-			return
+		case <-ask.C:
+			answer = s.askURL(ctx)
+		case door := <-answer:
+			answer = nil
+			if door.Host != "" && !s.failedAt[door] {
+				return
+			}
+			ask.Reset(askEvery(s.m))
 		case <-ctx.Done():
 			return
 		case <-s.wake:
@@ -351,33 +374,22 @@ func (s *shard[S]) pause(ctx context.Context, d time.Duration) {
 	}
 }
 
-// urlWatch asks URL again and again while a shard backs off.
-type urlWatch struct {
-	elsewhere chan struct{} // closed by the goroutine when URL names a host at which no dial has failed
-	cancel    context.CancelFunc
-	done      chan struct{} // closed by the goroutine when it ends
-}
-
-// watchURL starts a urlWatch, which stop ends. It asks about every second.
-func (s *shard[S]) watchURL(ctx context.Context) *urlWatch {
-	ctx, cancel := context.WithCancel(ctx)
-	w := &urlWatch{elsewhere: make(chan struct{}), cancel: cancel, done: make(chan struct{})}
+// askURL asks where the next attempt would dial, in a goroutine that ends with the answer; the zero Key where URL fails.
+func (s *shard[S]) askURL(ctx context.Context) <-chan gate.Key {
+	answer := make(chan gate.Key, 1)
 	o := &opening[S]{sh: s, m: s.m, st: s.state()}
 	go func() {
-		defer close(w.done)
-		for sleep(ctx, askEvery(s.m)) == nil {
-			if _, door, err := o.askAgain(ctx); err == nil && !s.failedAt[door] {
-				close(w.elsewhere)
-				return
-			}
-		}
+		_, door, _ := o.askAgain(ctx)
+		answer <- door
 	}()
-	return w
+	return answer
 }
 
-func (w *urlWatch) stop() {
-	w.cancel()
-	<-w.done
+// stoppedTimer is a timer that Reset starts.
+func stoppedTimer() *time.Timer {
+	t := time.NewTimer(time.Hour)
+	t.Stop()
+	return t
 }
 
 // stopped is the end of the reconnect loop.

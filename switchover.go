@@ -103,6 +103,9 @@ func (ch *change[S]) prepare(ctx context.Context) error {
 		// 2nd: is it still wanted?
 		class, silent, aborted := s.look(ch.mv)
 		s.run.gate.Raise(ch.ticket, class)
+		if s.warned(ch.mv) {
+			s.run.gate.Noticed(ch.ticket)
+		}
 		if silent { // waiting for a turn would protect nothing
 			s.run.gate.SkipTurn(ch.ticket)
 		}
@@ -143,6 +146,9 @@ func (ch *change[S]) dial(ctx context.Context) <-chan attemptResult[S] {
 	s := ch.s
 	class, silent, _ := s.look(ch.mv)
 	s.run.gate.Raise(ch.ticket, class)
+	if s.warned(ch.mv) {
+		s.run.gate.Noticed(ch.ticket)
+	}
 	if silent {
 		s.run.gate.SkipTurn(ch.ticket)
 	}

@@ -106,6 +106,13 @@ func (s *shard[S]) look(mv *move) (class gate.Urgency, silent, aborted bool) {
 	return mv.class, mv.silent != nil, mv.aborted
 }
 
+// warned reports whether a server's notice asks for mv, too.
+func (s *shard[S]) warned(mv *move) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return mv.noticed
+}
+
 // takeMove takes the switchover that is asked for, if any, so that nobody joins it any more.
 func (s *shard[S]) takeMove() *move {
 	s.mu.Lock()
@@ -156,6 +163,6 @@ func (s *shard[S]) notice(c *session[S]) {
 		s.noticed.Store(c.st.Generation + 1)
 		s.askReconnect()
 	default:
-		s.ask(&move{trigger: triggerNotice, class: gate.Asked})
+		s.ask(&move{trigger: triggerNotice, class: gate.Routine})
 	}
 }

@@ -46,34 +46,32 @@ func (b *bench) forget(shard int) {
 	}
 }
 
-// next is who may try now: those first whom the host has not refused yet. As a probe of a shut door anybody may.
-func (b *bench) next(now time.Time, probe bool) *Ticket {
+// next is who may try now. First those whom the host has not refused yet, whichever: they may have come in an order that has all
+// the strangers in front. As a probe of a shut door anybody may.
+func (b *bench) next(now time.Time, probe bool, uniform func() float64) *Ticket {
 	if b.out != nil || !probe && now.Before(b.due) {
 		return nil
 	}
-	var best *seat
-	for _, s := range b.seats {
-		if s.t == nil || !probe && now.Before(s.next) {
-			continue
-		}
-		if best == nil || s.before(best) {
-			best = s
+	t := (*Ticket)(nil)
+	if unrefused := b.unrefused(); len(unrefused) > 0 {
+		t = unrefused[int(uniform()*float64(len(unrefused)))]
+	} else {
+		var best *seat
+		for _, s := range b.seats {
+			if s.t != nil && (probe || !now.Before(s.next)) && (best == nil || s.before(best)) {
+				best, t = s, s.t
+			}
 		}
 	}
-	if best == nil {
-		return nil
+	if t != nil {
+		b.out, t.benched = t, true
 	}
-	b.out = best.t
-	best.t.benched = true
-	return best.t
+	return t
 }
 
 // before orders those who may try.
 func (s *seat) before(o *seat) bool {
-	if (s.refusals == 0) != (o.refusals == 0) {
-		return s.refusals == 0
-	}
-	if s.refusals > 0 && !s.next.Equal(o.next) {
+	if !s.next.Equal(o.next) {
 		return s.next.Before(o.next)
 	}
 	return s.order < o.order
@@ -135,6 +133,7 @@ func (d *door) notYou(t *Ticket, r Result, benched bool, now time.Time) {
 			for _, w := range d.lines[Down] {
 				b.seats[w.shard] = &seat{}
 				b.sit(b.seats[w.shard], w)
+				w.poke()
 			}
 			d.lines[Down] = nil
 		}
@@ -142,7 +141,9 @@ func (d *door) notYou(t *Ticket, r Result, benched bool, now time.Time) {
 	if s.refusals == 1 {
 		d.err = r.Err
 		d.benchStatus = r.Status
-		d.tell(Shut, d.benchReport(now), r.Err)
+		report := d.benchReport(now)
+		report.Lasted = 0
+		d.tell(Shut, report, r.Err)
 		d.remind = now.Add(reminder)
 	}
 }

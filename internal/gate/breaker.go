@@ -235,7 +235,9 @@ func (d *door) shut(now time.Time, err error, all bool) {
 		d.width = 1
 	}
 	d.err = err
-	d.tell(Shut, d.report(now), err)
+	r := d.report(now)
+	r.Lasted = 0
+	d.tell(Shut, r, err)
 	d.remind = now.Add(reminder)
 }
 

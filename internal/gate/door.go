@@ -23,11 +23,12 @@ type door struct {
 
 	down        lock
 	busy        [urgencies]lock
-	failed      int          // dials in a row, while the host is down
-	refusals    int          // "too many" since the last success
-	last        time.Time    // of the failures
-	err         error        // of the last dial that shut it
-	remind      time.Time    // when to tell again that it is shut
+	failed      int       // dials in a row, while the host is down
+	refusals    int       // "too many" since the last success
+	last        time.Time // of the failures
+	err         error     // of the last dial that shut it
+	remind      time.Time // when to tell again that it is shut
+	wasHeld     [urgencies]bool
 	strange     map[int]bool // shards that were refused in person, with no success in between
 	benchStatus int          // of the last such refusal
 
@@ -108,7 +109,7 @@ func (d *door) next(now time.Time, may limits) *Ticket {
 			return t
 		}
 		if u == Down { // an empty line takes its probes from the bench: nobody else might ever ask
-			if t := d.bench.next(now, probe); t != nil {
+			if t := d.bench.next(now, probe, d.rules.Uniform); t != nil {
 				return t
 			}
 		}
@@ -244,6 +245,19 @@ func (d *door) refuse() {
 			t.poke()
 		}
 		d.lines[u] = nil
+	}
+}
+
+// turnAway wakes those for whom the door has been shut since it was asked last.
+func (d *door) turnAway() {
+	for u := range d.lines {
+		held := d.held(Urgency(u))
+		if held && !d.wasHeld[u] {
+			for _, t := range d.lines[u] {
+				t.poke()
+			}
+		}
+		d.wasHeld[u] = held
 	}
 }
 

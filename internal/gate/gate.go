@@ -55,7 +55,7 @@ type Gate struct {
 	doors   map[Key]*door
 	turns   places // of switchovers
 	shards  int
-	routine time.Time // when a routine dial may begin at the earliest, whatever its door
+	routine time.Time // the next free slot
 	seq     uint64    // of tickets, by arrival
 	news    []News    // what Tell is to hear
 	telling bool      // somebody is calling it
@@ -93,7 +93,23 @@ func (g *Gate) Join(ctx context.Context, t *Ticket, k Key) {
 	g.seq++
 	t.door, t.ctx, t.seq, t.state, t.granted, t.away = d, ctx, g.seq, waiting, false, false
 	d.enter(t)
+	if d.held(t.class) {
+		t.poke()
+	}
 	g.unlock(d)
+}
+
+// Slot reserves the next instant at which a routine switchover may begin, whatever its door, and says how far away it is:
+// they keep a quarter of what they would have, if all were spread over the interval.
+func (g *Gate) Slot() time.Duration {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	now := time.Now()
+	at := later(g.routine, now)
+	if g.rules.Interval > 0 && g.shards > 0 {
+		g.routine = at.Add(g.rules.Interval / time.Duration(4*g.shards))
+	}
+	return at.Sub(now)
 }
 
 // State is what a ticket's holder has to do.
@@ -113,7 +129,7 @@ func (g *Gate) Look(t *Ticket) State {
 	if t.state == waiting || t.state == spending {
 		d := t.door
 		s.Shut = d.held(t.class) || t.seat != nil
-		s.Patient = s.Shut || d.budget != nil || t.needsTurn && !g.turns.free() || t.aged
+		s.Patient = s.Shut || d.budget != nil || t.needsTurn && !g.turns.free()
 		s.News = s.Shut && !t.away
 		t.away = s.Shut
 	}
@@ -149,6 +165,13 @@ func (g *Gate) Raise(t *Ticket, u Urgency) {
 	if u == Down {
 		t.needsTurn = false
 	}
+	g.unlock(t.door)
+}
+
+// Noticed says that not only age asks for t: the host is about to close the old connection.
+func (g *Gate) Noticed(t *Ticket) {
+	g.mu.Lock()
+	t.aged = false
 	g.unlock(t.door)
 }
 
@@ -296,13 +319,7 @@ func (g *Gate) admitLocked(d *door) {
 		g.beginLocked(d, t, now)
 	}
 	d.refuse()
-	for _, line := range d.lines { // the first look tells each that it is turned away
-		for _, t := range line {
-			if !t.away && d.held(t.class) {
-				t.poke()
-			}
-		}
-	}
+	d.turnAway()
 	g.wakeLocked(d, now)
 	if d.quiet() && !d.knows() && g.doors[d.key] == d {
 		d.stop()
@@ -316,20 +333,15 @@ func (g *Gate) beginLocked(d *door, t *Ticket, now time.Time) {
 		t.needsTurn, t.hasTurn = false, true
 		g.turns.used++
 	}
-	if t.aged && g.shards > 0 && g.rules.Interval > 0 {
-		g.routine = now.Add(g.rules.Interval / time.Duration(4*g.shards))
-	}
 	d.begin(t, now)
 	t.poke()
 }
 
 // limitsLocked is what the gate, and not the door, lets switchovers do now.
 func (g *Gate) limitsLocked(d *door, now time.Time) limits {
-	l := limits{turn: g.turns.free(), aged: g.routine}
+	l := limits{turn: g.turns.free()}
 	if len(d.lines[Routine]) > 0 {
-		if d.rotate.After(l.aged) {
-			l.aged = d.rotate
-		}
+		l.aged = d.rotate
 		if g.rules.Spare != nil {
 			if at := now.Add(g.rules.Spare(d.key.Host, d.key.Egress, now)); at.After(now) && at.After(l.aged) {
 				l.aged = at

@@ -18,7 +18,7 @@ type Report struct {
 	Waiting      int
 	Benched      int
 	Width        int
-	Lasted       time.Duration // of Opened
+	Lasted       time.Duration // since when it is, or was, so
 	Connected    int           // sessions that are open
 }
 
@@ -84,15 +84,22 @@ func (d *door) report(now time.Time) Report {
 	case d.budget != nil:
 		r.Reason = "limiter"
 	}
-	r.Status, r.Until = l.status, l.next
+	r.Status, r.Until, r.Lasted = l.status, l.next, d.since(l, now)
 	return r
+}
+
+func (d *door) since(l *lock, now time.Time) time.Duration {
+	if !l.shut {
+		return 0
+	}
+	return now.Sub(l.since)
 }
 
 // benchReport is what the bench says of itself.
 func (d *door) benchReport(now time.Time) Report {
 	r := d.blank()
 	r.Reason, r.Status = "bench", d.benchStatus
-	r.Until = d.bench.wake()
+	r.Until, r.Lasted = d.bench.wake(), now.Sub(d.bench.since)
 	for _, s := range d.bench.seats {
 		r.Failed += s.refusals
 	}
