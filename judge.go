@@ -40,7 +40,7 @@ func judgeHost(err error) gate.Verdict {
 		return gate.Failed
 	case errors.As(err, &he):
 		return answered(he.StatusCode)
-	case isAny(err, ours...), errors.As(err, &ae):
+	case isAny(err, ours...), errors.As(err, &ae), strings.Contains(err.Error(), "no suitable address"): // of our family
 		return gate.Unknown
 	case errors.As(err, &te), errors.As(err, &oe) && (oe.Op == "remote error" || oe.Op == "local error"):
 		return gate.Failed // alerts, theirs and ours: TLS 1.3 refuses a client after the handshake
