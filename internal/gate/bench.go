@@ -39,10 +39,10 @@ func (b *bench) waiting() int {
 	return n
 }
 
-// forget takes a shard off the bench for good.
-func (b *bench) forget(shard int) {
-	if s := b.seats[shard]; s != nil && s.t == nil {
-		delete(b.seats, shard)
+// pardon forgets how often a shard was refused.
+func (b *bench) pardon(shard int) {
+	if s := b.seats[shard]; s != nil {
+		s.refusals, s.next = 0, time.Time{}
 	}
 }
 

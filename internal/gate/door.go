@@ -84,6 +84,9 @@ func (d *door) remove(t *Ticket) {
 // pass lets time do what it does by itself.
 func (d *door) pass(now time.Time) {
 	d.judge(now)
+	if len(d.out) == 0 && now.Sub(d.began) >= stale {
+		d.width = 1
+	}
 	if !d.remind.IsZero() && !now.Before(d.remind) {
 		d.remind = time.Time{}
 		if r := d.report(now); !d.quiet() && (d.held(Routine) || r.Benched > 0) {
@@ -323,7 +326,7 @@ func (d *door) waits() bool {
 
 // knows reports whether something is remembered that the next dial should find.
 func (d *door) knows() bool {
-	return d.held(Routine) || len(d.bench.seats) > 0 || d.failed > 0 || d.keyring.knows()
+	return d.held(Routine) || len(d.bench.seats) > 0 || d.failed > 0 || d.early > 0 || d.keyring.knows()
 }
 
 // forgettable reports whether a door at which nobody is may be forgotten: a handler may name a new host each time, and none of

@@ -142,7 +142,7 @@ func (g *Gate) Hurry(t *Ticket) {
 	d := t.door
 	if t.state == waiting {
 		d.remove(t)
-		d.bench.forget(t.shard)
+		d.bench.pardon(t.shard)
 		d.lines[t.class].push(t)
 	}
 	g.unlock(d)

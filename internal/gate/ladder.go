@@ -9,8 +9,9 @@ const (
 	secondDial  = 2 * time.Second // a dial that is so old leaves its place to the next
 	mostProbes  = 3               // of a host that is down, at once
 	apart       = 200 * time.Millisecond
-	manyClosed  = 5 // sessions that ended young, in a row
-	manyNot     = 5 // shards that were refused in person, in a row
+	manyClosed  = 5                // sessions that ended young, in a row
+	manyNot     = 5                // shards that were refused in person, in a row
+	stale       = 10 * time.Second // without a dial, a door's width is that of its beginning
 	reminder    = time.Minute
 	displaced   = 2 * time.Second // within which one connection ends another
 	maxRetry    = time.Hour

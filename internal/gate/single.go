@@ -111,6 +111,7 @@ func (d *door) ended(s *Stay, how End, code int, now time.Time) {
 		d.early = 0
 	case how != Ours:
 		d.early++
+		d.last = now
 	}
 	if how == Theirs {
 		d.lost(s.shard, code, now)
