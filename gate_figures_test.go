@@ -2,6 +2,7 @@ package wsshard_test
 
 import (
 	"context"
+	"flag"
 	"fmt"
 	"math/rand/v2"
 	"net"
@@ -18,6 +19,8 @@ import (
 
 // This file answers: how soon is a fleet whole again, and how often does it dial meanwhile? All on defaults, at a venue that
 // takes 20 ms to refuse and 40 ms to accept. Each figure was chosen before the gate was written.
+
+var allFigures = flag.Bool("figures", false, "those of 2,000 shards, too, which take minutes")
 
 // fleet is a handler of one topic a shard, and the manager that it is for.
 type fleet struct {
@@ -200,7 +203,7 @@ func TestFigureAway(t *testing.T) {
 		{8, time.Minute, 12 * time.Second, 22, 22, true},
 		{200, 10 * time.Minute, 12 * time.Second, 22, 22, true},
 	} {
-		if testing.Short() && c.shards > 500 {
+		if !*allFigures && c.shards > 500 && c.away > time.Second {
 			continue
 		}
 		t.Run(fmt.Sprint(c.shards, " ", c.away, " mute=", c.mute), func(t *testing.T) {
@@ -277,7 +280,7 @@ func TestFigureBudget(t *testing.T) {
 		{"Retry-After", 500, venueBudget{retry: true}, 6 * time.Minute, 518, 20},
 		{"penalty", 500, venueBudget{penalty: 2 * time.Minute}, 13 * time.Minute, 531, 20},
 	} {
-		if testing.Short() && c.shards > 500 {
+		if !*allFigures && c.shards > 500 {
 			continue
 		}
 		t.Run(c.name, func(t *testing.T) {
@@ -313,7 +316,7 @@ func TestFigureBadCredentials(t *testing.T) {
 	figure(t, 500, 6, nil, func(f *fleet) {
 		f.v.Judge = bad(250)
 		f.start()
-		f.whole(250, 5*time.Minute)
+		f.whole(250, 10*time.Minute)
 		time.Sleep(10 * time.Minute)
 		for range 5 {
 			f.v.Conns()[0].End(nil)
@@ -408,7 +411,10 @@ func TestFigureTooManyThenRestart(t *testing.T) {
 
 // Rotation, 2,000 shards: they started together, and are restarted by the venue after 5 hours.
 func TestFigureRotation(t *testing.T) {
-	shards := fewer(2000, 200)
+	shards := fewer(500, 200)
+	if *allFigures {
+		shards = 2000
+	}
 	figure(t, shards, 10, func(cfg *wsshard.Config) {
 		cfg.Health.PingInterval = -1
 		cfg.Switchover = wsshard.SwitchoverConfig{Settle: -1, Linger: -1}
@@ -459,7 +465,7 @@ func TestFigureRotation(t *testing.T) {
 // A thousand shards, 300 connects in 310 s: who is lost is soon back, whatever rotates, at any interval.
 func TestFigureLostBesideRotation(t *testing.T) {
 	for _, interval := range []time.Duration{0, 15 * time.Minute} {
-		shards := fewer(1000, 400)
+		shards := fewer(1000, 400) // at 15 minutes, half of the budget does not suffice
 		figure(t, shards, 11, func(cfg *wsshard.Config) {
 			cfg.Connection.Limiter = wsshard.NewConnectLimiter(300, 310*time.Second)
 			cfg.Connection.ProactiveReconnectInterval = interval

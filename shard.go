@@ -29,7 +29,7 @@ type shard[S comparable] struct {
 	fresh   freshness[S]
 	resubs  resubscriptions[S]
 	live    atomic.Pointer[session[S]] // the one that delivers; nil: none
-	single  atomic.Bool                // where live is, or was, a host allows one connection for a key
+	door    atomic.Pointer[gate.Key]   // where live is, or was last; nil: it never was
 	quiet   atomic.Int64               // data timeout after silent replacements; 0: the configured one
 	wake    chan struct{}              // cap 1; the reconnect loop has something to look at
 	hurried chan struct{}              // cap 1; a reconnect was asked for: who waits at the gate goes first
@@ -234,13 +234,15 @@ func (s *shard[S]) grownOld(cur *session[S], slot bool) (again time.Duration, is
 // closesFirst reports whether a new connection takes the place of the old one only when that is closed: switchovers are
 // disabled, or the host allows one connection for a key.
 func (s *shard[S]) closesFirst() bool {
-	return s.m.cfg.DisableHotSwitchover || s.single.Load()
+	door := s.door.Load()
+	return s.m.cfg.DisableHotSwitchover || door != nil && s.run.gate.Single(*door)
 }
 
 // promote makes cur the session that delivers.
 func (s *shard[S]) promote(cur *session[S]) {
 	s.live.Store(cur)
-	s.single.Store(s.run.gate.Single(cur.stay.Key()))
+	door := cur.stay.Key()
+	s.door.Store(&door)
 	select {
 	case <-s.hurried: // here is what was asked for
 	default:
@@ -367,7 +369,7 @@ func (s *shard[S]) pause(ctx context.Context, d time.Duration) {
 		case <-ctx.Done():
 			return
 		case <-s.wake:
-			if !s.m.cfg.DisableHotSwitchover {
+			if !s.closesFirst() {
 				s.answerMove(ErrNotConnected)
 			}
 		}

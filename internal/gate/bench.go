@@ -156,7 +156,12 @@ func (d *door) letIn(t *Ticket, benched bool, now time.Time) {
 	delete(b.seats, t.shard)
 	if benched {
 		b.n, b.due = 0, now
-		for _, w := range b.unrefused() {
+		back := b.unrefused()
+		for i := range back { // in any order: all the strangers may have come first
+			j := i + int(d.rules.Uniform()*float64(len(back)-i))
+			back[i], back[j] = back[j], back[i]
+		}
+		for _, w := range back {
 			delete(b.seats, w.shard)
 			w.seat = nil
 			d.lines[Down].add(w)
