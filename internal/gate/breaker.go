@@ -227,12 +227,16 @@ func (d *door) succeeded(t *Ticket, now time.Time) {
 	}
 	d.strange = nil
 	d.refusals = 0
+	d.let++
 }
 
 // shut tells that the door has been shut. The next to come begins with one dial at a time again, where it is shut for all.
 func (d *door) shut(now time.Time, err error, all bool) {
 	if all {
 		d.width = 1
+		if !d.down.shut {
+			d.most, d.let = d.let, 0
+		}
 	}
 	d.err = err
 	r := d.report(now)

@@ -34,6 +34,8 @@ type door struct {
 
 	stays *list.List // of *Stay, the oldest first
 	early int        // of them ended young, in a row
+	let   int        // how many were let in since "too many" shut the door last
+	most  int        // how many it let in then, before it was shut again; 0: not known
 
 	keyring         // what single.go learns
 	budget  *Ticket // the one that waits in the Limiter
@@ -135,16 +137,26 @@ func (d *door) room(now time.Time) bool {
 	if d.rules.Width > 0 && len(d.out) >= d.rules.Width {
 		return false
 	}
+	width := d.width
+	if d.nearBudget() {
+		width = 1
+	}
 	young := 0
 	for _, t := range slices.Backward(d.out) {
 		if now.Sub(t.begun) >= secondDial {
 			break
 		}
-		if young++; young >= d.width {
+		if young++; young >= width {
 			return false
 		}
 	}
 	return true
+}
+
+// nearBudget reports whether about as many were let in as were when the host said "too many" last. It would refuse all that are
+// in flight, so they go one at a time, until it is seen to take more.
+func (d *door) nearBudget() bool {
+	return d.most >= wide && d.let+len(d.out) >= d.most-wide && d.let <= d.most+wide
 }
 
 // spaced is when the next dial may begin at a host that accepts and closes.

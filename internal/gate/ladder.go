@@ -7,6 +7,7 @@ import "time"
 const (
 	firstDown   = 250 * time.Millisecond
 	secondDial  = 2 * time.Second // a dial that is so old leaves its place to the next
+	wide        = 16              // dials before and after what a host's budget was seen to be
 	mostProbes  = 3               // of a host that is down, at once
 	apart       = 200 * time.Millisecond
 	manyClosed  = 5                // sessions that ended young, in a row
