@@ -720,3 +720,40 @@ func jostle(t *testing.T, rnd *rand.Rand) {
 		t.Errorf("%d turns are out", g.turns.used)
 	}
 }
+
+// Where a host has said "too many" after so many, the next time dials go one at a time about there: it would refuse all that are
+// in flight. Where it then takes more, they go on as ever.
+func TestNearABudget(t *testing.T) {
+	gateTest(t, defaults, func(s *street) {
+		wide := func() (n int) {
+			var all []*guest
+			for range 20 {
+				all = append(all, s.come("", Down))
+			}
+			for _, p := range all {
+				if p.in() {
+					n++
+				}
+			}
+			for _, p := range slices.Backward(all) { // the last first: nobody's place is handed on
+				s.g.Quit(p.Ticket)
+			}
+			return n
+		}
+		s.fails(100, Up)
+		s.fails(1, TooMany)
+		time.Sleep(time.Second)
+		s.fails(80, Up)
+		if n := wide(); n != 4 { // 80 and 4: there the care begins
+			t.Errorf("%d at once before it", n)
+		}
+		s.fails(10, Up)
+		if n := wide(); n != 1 {
+			t.Errorf("%d at once near it", n)
+		}
+		s.fails(27, Up)
+		if n := wide(); n != 16 {
+			t.Errorf("%d at once past it", n)
+		}
+	})
+}
