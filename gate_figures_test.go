@@ -411,7 +411,7 @@ func TestFigureTooManyThenRestart(t *testing.T) {
 
 // Rotation, 2,000 shards: they started together, and are restarted by the venue after 5 hours.
 func TestFigureRotation(t *testing.T) {
-	shards := fewer(500, 200)
+	shards := fewer(100, 50)
 	if *allFigures {
 		shards = 2000
 	}
@@ -465,7 +465,10 @@ func TestFigureRotation(t *testing.T) {
 // A thousand shards, 300 connects in 310 s: who is lost is soon back, whatever rotates, at any interval.
 func TestFigureLostBesideRotation(t *testing.T) {
 	for _, interval := range []time.Duration{0, 15 * time.Minute} {
-		shards := fewer(1000, 400) // at 15 minutes, half of the budget does not suffice
+		shards := 400
+		if *allFigures {
+			shards = 1000 // at 15 minutes, half of the budget does not suffice
+		}
 		figure(t, shards, 11, func(cfg *wsshard.Config) {
 			cfg.Connection.Limiter = wsshard.NewConnectLimiter(300, 310*time.Second)
 			cfg.Connection.ProactiveReconnectInterval = interval
