@@ -194,6 +194,32 @@ func (o *opening[S]) askAgain(ctx context.Context) (*url.URL, gate.Key, error) {
 	return o.url(ctx)
 }
 
+// failsAt notes where a dial failed, or a session was lost, since the last stable connection.
+func (s *shard[S]) failsAt(door gate.Key) {
+	if s.tries.failed == 0 || s.failedAt == nil || len(s.failedAt) >= 16 {
+		s.failedAt = make(map[gate.Key]bool)
+	}
+	s.failedAt[door] = true
+}
+
+// askURL asks where the next attempt would dial, in a goroutine that ends with the answer; the zero Key where URL fails.
+func (s *shard[S]) askURL(ctx context.Context) <-chan gate.Key {
+	answer := make(chan gate.Key, 1)
+	o := &opening[S]{sh: s, m: s.m, st: s.state()}
+	go func() {
+		_, door, _ := o.askAgain(ctx)
+		answer <- door
+	}()
+	return answer
+}
+
+// stoppedTimer is a timer that Reset starts.
+func stoppedTimer() *time.Timer {
+	t := time.NewTimer(time.Hour)
+	t.Stop()
+	return t
+}
+
 // untilNextAsk is a second, give or take a half: shards that began to wait together do not ask together.
 func (o *opening[S]) untilNextAsk() time.Duration { return askEvery(o.m) }
 

@@ -119,14 +119,6 @@ func (s *shard[S]) refused(res attemptResult[S]) {
 	s.failed(res.err)
 }
 
-// failsAt notes where a dial failed, or a session was lost, since the last stable connection.
-func (s *shard[S]) failsAt(door gate.Key) {
-	if s.tries.failed == 0 || s.failedAt == nil || len(s.failedAt) >= 16 {
-		s.failedAt = make(map[gate.Key]bool)
-	}
-	s.failedAt[door] = true
-}
-
 // hold keeps the shard on a live session, replacing it by switchover, until there is none. It returns why the last one ended.
 // intended means that we ended it ourselves: the caller then reconnects at once, without OnError and without backoff. fresh
 // says that no connection of ours made way for cur: the shard has had none yet, or has lost it.
@@ -374,24 +366,6 @@ func (s *shard[S]) pause(ctx context.Context, d time.Duration) {
 			}
 		}
 	}
-}
-
-// askURL asks where the next attempt would dial, in a goroutine that ends with the answer; the zero Key where URL fails.
-func (s *shard[S]) askURL(ctx context.Context) <-chan gate.Key {
-	answer := make(chan gate.Key, 1)
-	o := &opening[S]{sh: s, m: s.m, st: s.state()}
-	go func() {
-		_, door, _ := o.askAgain(ctx)
-		answer <- door
-	}()
-	return answer
-}
-
-// stoppedTimer is a timer that Reset starts.
-func stoppedTimer() *time.Timer {
-	t := time.NewTimer(time.Hour)
-	t.Stop()
-	return t
 }
 
 // stopped is the end of the reconnect loop.
