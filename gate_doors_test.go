@@ -50,7 +50,7 @@ func TestDoorIsTold(t *testing.T) {
 		if n := f.m.Metrics().CircuitBreakerTrips; n != 1 {
 			t.Errorf("%d trips", n)
 		}
-		n = -1000
+		f.v.Do(func() { n = -1000 })
 		f.whole(40, 5*time.Minute)
 		if closed := f.take(wsshard.EventBreakerClosed); len(closed) != 1 || closed[0].Door.Reason != "toomany" || closed[0].Door.Lasted < 150*time.Second {
 			t.Errorf("told %+v", closed)
@@ -227,7 +227,7 @@ func TestBackoffHearsOfAnotherHost(t *testing.T) {
 		if n := len(f.v.Dials()); n != 1 {
 			t.Errorf("%d dials", n)
 		}
-		bad = false
+		f.v.Do(func() { bad = false })
 		mu.Lock()
 		url = "ws://venue/"
 		mu.Unlock()

@@ -55,7 +55,7 @@ func TestFigureAway(t *testing.T) {
 				gone := time.Now()
 				f.v.Drop()
 				time.Sleep(c.away)
-				away = false
+				f.v.Do(func() { away = false })
 				back := time.Now()
 				f.wantWithin("all live", f.whole(c.shards, time.Minute), c.within)
 				f.wantAtMost("failed in the first minute", f.busiest(gone, gone.Add(time.Minute), time.Minute, isFailed), c.failed)
@@ -238,7 +238,7 @@ func TestFigureTooManyThenRestart(t *testing.T) {
 			go f.m.HotSwitchover(context.Background(), i)
 		}
 		time.Sleep(30 * time.Second)
-		busy = false
+		f.v.Do(func() { busy = false })
 		f.v.Drop()
 		f.wantWithin("all live", f.whole(500, time.Minute), 2500*time.Millisecond)
 	})

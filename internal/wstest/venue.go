@@ -20,7 +20,7 @@ import (
 // Venue is a host without goroutines of its own: thousands of connections to it cost little. It upgrades, answers pings and
 // close frames, and keeps a book of who dialled when. For anything else there is Server.
 //
-// Its hooks run without a lock, in the goroutine that dials or writes.
+// Its hooks are called one at a time; Do changes what they look at.
 type Venue struct {
 	Reach  time.Duration                                     // how long a dial is on its way
 	Answer time.Duration                                     // how long a handshake is, from there
@@ -29,9 +29,18 @@ type Venue struct {
 	Life   func() time.Duration                              // nil, or how long a connection lives; 0: for ever
 	Came   func(c *VenueConn)                                // nil, or hears of each connection that is up
 
+	hooks sync.Mutex // held while a hook runs
+
 	mu    sync.Mutex // protects the following
 	dials []VenueDial
 	live  map[*VenueConn]bool
+}
+
+// Do runs f while no hook runs.
+func (v *Venue) Do(f func()) {
+	v.hooks.Lock()
+	defer v.hooks.Unlock()
+	f()
 }
 
 // Mute is a status that is never sent.
@@ -58,7 +67,9 @@ func (v *Venue) DialContext(ctx context.Context, network, addr string) (net.Conn
 	v.dials = append(v.dials, VenueDial{At: time.Now(), Addr: addr, Done: time.Now()})
 	c := &VenueConn{v: v, n: len(v.dials) - 1, wake: make(chan struct{}, 1)}
 	v.mu.Unlock()
-	if v.Down != nil && v.Down() {
+	down := false
+	v.Do(func() { down = v.Down != nil && v.Down() })
+	if down {
 		return nil, &net.OpError{Op: "dial", Net: network, Addr: memAddr(addr), Err: os.NewSyscallError("connect", syscall.ECONNREFUSED)}
 	}
 	return c, nil
@@ -187,9 +198,11 @@ func (c *VenueConn) Write(p []byte) (int, error) {
 
 func (c *VenueConn) answer(req *http.Request) {
 	status, header := 0, http.Header(nil)
-	if c.v.Judge != nil {
-		status, header = c.v.Judge(req)
-	}
+	c.v.Do(func() {
+		if c.v.Judge != nil {
+			status, header = c.v.Judge(req)
+		}
+	})
 	if status == Mute {
 		return
 	}
@@ -232,7 +245,7 @@ func (c *VenueConn) answer(req *http.Request) {
 		}
 	}
 	if c.v.Came != nil {
-		c.v.Came(c)
+		c.v.Do(func() { c.v.Came(c) })
 	}
 }
 
