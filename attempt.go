@@ -12,6 +12,7 @@ import (
 
 	"github.com/gorilla/websocket"
 
+	"github.com/seed-829c304d/wsshard/internal/gate"
 	"github.com/seed-829c304d/wsshard/internal/wsconn"
 )
 
@@ -19,36 +20,53 @@ import (
 
 // opening is one attempt: URL, the gate, headers, dial, login, OnConnect.
 type opening[S comparable] struct {
-	sh    *shard[S]
-	m     *ShardManager[S]
-	haste *haste
-	lost  <-chan struct{} // closed when a switchover's shard has lost its connection; nil: it has none to lose
-	st    ConnectionState
-	left  time.Duration // of ConnectTimeout: waiting at the gate does not count
-	shown string        // the URL, redacted
+	sh     *shard[S]
+	m      *ShardManager[S]
+	ticket *gate.Ticket
+	hooks  openingHooks
+	lost   <-chan struct{} // closed when a switchover's shard has lost its connection; nil: it has none to lose
+	st     ConnectionState
+	left   time.Duration // of ConnectTimeout: waiting at the gate does not count
+	shown  string        // the URL, redacted
+	door   gate.Key      // where it was dialled, or stood last
+	turned int           // how often it was turned away
+	stay   *gate.Stay    // the connection, as its door sees it
+	waits  bool          // it failed, and the gate spaces what comes next
+}
+
+// openingHooks are what a switchover wants to hear of its attempt, on the attempt's goroutine. Each may be nil.
+type openingHooks struct {
+	begin func()           // the dial begins, after all waiting
+	up    func(*gate.Stay) // the server has answered 101
 }
 
 // attempt opens a session in a goroutine of its own, which ends with it: what the dial needed of stack is given back, and a
-// callback that leaves by runtime.Goexit takes nobody along. r is the relay of a switchover, else nil.
-func (s *shard[S]) attempt(ctx context.Context, h *haste, r *relay[S]) (*session[S], error) {
-	res := <-s.attemptAsync(ctx, s.state(), h, r)
-	return res.session, res.err
+// callback that leaves by runtime.Goexit takes nobody along.
+func (s *shard[S]) attempt(ctx context.Context) attemptResult[S] {
+	return <-s.attemptAsync(ctx, s.state(), gate.NewTicket(s.id, s.tries.failed, gate.Down), openingHooks{}, nil)
 }
 
 type attemptResult[S comparable] struct {
 	session *session[S]
 	err     error
+	door    gate.Key // where it was dialled, or stood last; the zero Key: nowhere
+	turned  int      // how often a door was found shut
+	waits   bool     // after err: the gate spaces what comes next
 }
 
-func (s *shard[S]) attemptAsync(ctx context.Context, st ConnectionState, h *haste, r *relay[S]) <-chan attemptResult[S] {
+// attemptAsync is attempt for a loop that does something else meanwhile. r is the relay of a switchover, else nil.
+func (s *shard[S]) attemptAsync(ctx context.Context, st ConnectionState, t *gate.Ticket, hooks openingHooks, r *relay[S]) <-chan attemptResult[S] {
 	done := make(chan attemptResult[S], 1)
-	o := &opening[S]{sh: s, m: s.m, haste: h, st: st, left: s.m.cfg.Connection.ConnectTimeout}
+	o := &opening[S]{sh: s, m: s.m, ticket: t, hooks: hooks, st: st, left: s.m.cfg.Connection.ConnectTimeout}
 	if cur := s.live.Load(); r != nil && cur != nil {
 		o.lost = cur.ctx.Done()
 	}
 	go func() {
 		res := attemptResult[S]{err: &PanicError{Value: errGoexit}}
-		defer func() { done <- res }()
+		defer func() {
+			res.door, res.turned, res.waits = o.door, o.turned, o.waits
+			done <- res
+		}()
 		res.session, res.err = o.open(ctx, r)
 	}()
 	return done
@@ -83,39 +101,19 @@ func (o *opening[S]) timed(ctx context.Context, step func(ctx context.Context) e
 }
 
 func (o *opening[S]) dial(ctx context.Context) (ws *websocket.Conn, tap *wsconn.Tap, err error) {
-	u, k, err := o.url(ctx)
+	u, err := o.admission(ctx)
 	if err != nil {
 		return nil, nil, err
 	}
-	asked := time.Now()
-	v, err := o.haste.enter(ctx, o.sh.run.gate, k, o.lost)
-	if err != nil {
-		return nil, nil, err
-	}
-	if o.haste.begin != nil {
-		o.haste.begin()
-	}
-	host := hostUnknown
+	host := gate.Unknown
 	defer func() { // also when a callback left by runtime.Goexit
-		var he *HandshakeError
-		var retryAfter time.Duration
-		if errors.As(err, &he) {
-			retryAfter = he.RetryAfter
+		o.stay, o.waits = o.sh.run.gate.Leave(o.ticket, dialResult(host, err))
+		if o.stay != nil && o.hooks.up != nil {
+			o.hooks.up(o.stay)
 		}
-		o.sh.run.gate.leave(k, v, host, err, retryAfter)
 	}()
-	if time.Since(asked) >= urlLife {
-		o.left = o.m.cfg.Connection.ConnectTimeout // what came before is for nothing
-		shown := o.shown
-		again, door, err := o.url(ctx)
-		switch {
-		case err != nil:
-			return nil, nil, err
-		case door == k:
-			u = again
-		default: // it has a gate of its own, with a line of its own
-			o.shown = shown
-		}
+	if o.hooks.begin != nil {
+		o.hooks.begin()
 	}
 	err = o.timed(ctx, func(ctx context.Context) error {
 		header, err := o.header(ctx)
@@ -138,11 +136,8 @@ func (o *opening[S]) dial(ctx context.Context) (ws *websocket.Conn, tap *wsconn.
 	return ws, tap, err
 }
 
-// urlLife is how long a URL may wait at the gate. Signatures and tokens in one do not last as long as a line there can be.
-const urlLife = time.Second
-
 // url asks where to dial, and says which door of the gate that is.
-func (o *opening[S]) url(ctx context.Context) (u *url.URL, k doorKey, err error) {
+func (o *opening[S]) url(ctx context.Context) (u *url.URL, k gate.Key, err error) {
 	err = o.timed(ctx, func(ctx context.Context) (err error) {
 		var raw string
 		if panicked := o.m.apart("URL", func() { raw, err = o.m.h.URL(ctx, o.st) }); panicked != nil {
@@ -156,7 +151,7 @@ func (o *opening[S]) url(ctx context.Context) (u *url.URL, k doorKey, err error)
 		return err
 	})
 	if err == nil {
-		k = doorKey{strings.ToLower(hostPort(u)), o.sh.egress}
+		k = gate.Key{Host: strings.ToLower(hostPort(u)), Egress: o.sh.egress}
 	}
 	return u, k, err
 }
@@ -177,7 +172,7 @@ func (o *opening[S]) header(ctx context.Context) (h http.Header, err error) {
 func (o *opening[S]) login(ctx context.Context, ws *websocket.Conn, tap *wsconn.Tap, r *relay[S]) (*session[S], error) {
 	cfg := &o.m.cfg.Connection
 	c := newSession(o.sh, o.st)
-	c.relay = r
+	c.relay, c.stay = r, o.stay
 	c.ctx, c.cancel = context.WithCancelCause(o.sh.run.ctx)
 	c.conn = wsconn.New(ws, tap, wsconn.Options{
 		ReadLimit:    max(0, cfg.ReadLimit),
@@ -197,6 +192,11 @@ func (o *opening[S]) login(ctx context.Context, ws *websocket.Conn, tap *wsconn.
 		if !opened {
 			c.cancel(ErrNotConnected)
 			c.conn.Kill()
+			how := gate.Young
+			if ctx.Err() != nil {
+				how = gate.Ours
+			}
+			o.sh.run.gate.Ended(o.stay, how, 0)
 			o.m.untrack(o.sh.run, c.conn)
 		}
 	}()

@@ -2,6 +2,7 @@ package wsshard
 
 import (
 	"math/rand/v2"
+	"sync"
 	"time"
 
 	"github.com/cenkalti/backoff/v4"
@@ -74,4 +75,16 @@ func newUniform(seed uint64, shard int) func() float64 {
 		return rand.Float64
 	}
 	return rand.New(rand.NewPCG(seed, uint64(shard))).Float64
+}
+
+// sharedUniform is a source of jitter for several goroutines.
+type sharedUniform struct {
+	mu   sync.Mutex // protects following
+	next func() float64
+}
+
+func (u *sharedUniform) float() float64 {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	return u.next()
 }

@@ -251,7 +251,9 @@ func (c *chaos) OnEvent(ev wsshard.Event[string]) {
 	case wsshard.EventParked:
 		c.parked = append(c.parked, ev.Time)
 	case wsshard.EventBreakerOpen:
-		c.trips++
+		if ev.Door.Reason != "bench" && ev.Door.Lasted == 0 { // the bench shuts no door, and what lasts is told again
+			c.trips++
+		}
 	}
 }
 

@@ -52,10 +52,10 @@ type ConnectionConfig struct {
 	ConnectTimeout             time.Duration // 10s: URL, headers, dial, proxy, TLS, upgrade, login together; waiting for a turn is not counted
 	WriteTimeout               time.Duration // 5s for each frame; then the connection ends
 	MaxConnectAttempts         int           // never give up; positive: so many failures in a row park the shard (failed dials, sessions lost before StableAfter)
-	ProactiveReconnectInterval time.Duration // 15min, up to 10 % less by jitter; by hot switchover
-	CircuitBreakerThreshold    int           // 5 failed dials in a row to one (host, egress)
-	CircuitBreakerResetTimeout time.Duration // 10s to the next probe; one probe serves every shard; negative: no breaker
-	MaxConcurrentDials         int           // 64 for each (host, egress)
+	ProactiveReconnectInterval time.Duration // 23h, by hot switchover, spread: a first life, and each after a lost connection, is between half of it and all, later ones lose up to 10 %
+	CircuitBreakerThreshold    int           // 5 failed dials in a row to one (host, egress); negative: only what a host answers holds dials back
+	CircuitBreakerResetTimeout time.Duration // 5s at most to the next probe, after 250ms doubling; one probe serves every shard; negative: as a negative Threshold
+	MaxConcurrentDials         int           // 16 for each (host, egress), beginning with one and one more for each success
 	Limiter                    ConnectLimiter
 	LowLatencyMode             bool     // zero-copy delivery, no per-message panic guard, no UTF-8 check
 	SourceIPs                  []string // IPv4 or IPv6 literals, each once; ::ffff:a.b.c.d is a.b.c.d; excludes NetDialContext
@@ -120,10 +120,10 @@ func (c Config) withDefaults(handlerLimit int) Config {
 	n := &c.Connection
 	orDefault(&n.ConnectTimeout, 10*time.Second)
 	orDefault(&n.WriteTimeout, 5*time.Second)
-	orDefault(&n.ProactiveReconnectInterval, 15*time.Minute)
+	orDefault(&n.ProactiveReconnectInterval, 23*time.Hour)
 	orDefault(&n.CircuitBreakerThreshold, 5)
-	orDefault(&n.CircuitBreakerResetTimeout, 10*time.Second)
-	orDefault(&n.MaxConcurrentDials, 64)
+	orDefault(&n.CircuitBreakerResetTimeout, 5*time.Second)
+	orDefault(&n.MaxConcurrentDials, 16)
 	orDefault(&n.ShardsPerIP, 10)
 	orDefault(&n.ReadBufferSize, 4096)
 	orDefault(&n.ReadLimit, 16<<20)

@@ -12,7 +12,6 @@ import (
 	"net/netip"
 	"net/url"
 	"slices"
-	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -261,9 +260,7 @@ func handshakeError(resp *http.Response, err error) error {
 		case resp.StatusCode == http.StatusSwitchingProtocols:
 			he.Reason = printable(strings.TrimPrefix(err.Error(), "websocket: "))
 		}
-		if resp.StatusCode == 429 || resp.StatusCode == 418 || resp.StatusCode == 503 {
-			he.RetryAfter = parseRetryAfter(resp.Header.Get("Retry-After"), time.Now())
-		}
+		he.RetryAfter = retryAfter(resp.StatusCode, resp.Header, time.Now())
 		return he
 	case errors.Is(err, wsconn.ErrHead):
 		return &HandshakeError{Reason: "its answer's head is too long"}
@@ -293,18 +290,6 @@ func withoutCookies(h http.Header) http.Header {
 	return h
 }
 
-// parseRetryAfter reads seconds or an HTTP date (RFC 9110 §10.2.3), at most maxRetryAfter; 0: neither, or past.
-func parseRetryAfter(value string, now time.Time) time.Duration {
-	value = strings.TrimSpace(value)
-	if n, err := strconv.ParseUint(value, 10, 64); err == nil || errors.Is(err, strconv.ErrRange) {
-		return time.Duration(min(n, uint64(maxRetryAfter/time.Second))) * time.Second
-	}
-	if at, err := http.ParseTime(value); err == nil {
-		return max(0, min(at.Sub(now), maxRetryAfter))
-	}
-	return 0
-}
-
 // reach opens the TCP connection to addr: directly or through the proxy.
 func (d *dialer) reach(ctx context.Context, addr string, shard int) (net.Conn, error) {
 	if d.proxy == nil {
@@ -320,7 +305,10 @@ func (d *dialer) tcp(ctx context.Context, addr string, shard int) (net.Conn, err
 		if err == nil && conn == nil {
 			err = errors.New("NetDialContext returned no connection")
 		}
-		return conn, err
+		if err != nil {
+			return nil, &theirDialError{err}
+		}
+		return conn, nil
 	}
 	nd := net.Dialer{KeepAliveConfig: net.KeepAliveConfig{Enable: true, Idle: 30 * time.Second, Interval: 10 * time.Second}}
 	network := "tcp"
@@ -363,48 +351,8 @@ func ended(ctx context.Context, err error) error {
 	return reason
 }
 
-// judgeHost says what a dial's result tells of the host, for the circuit breaker: refused, reset, timeout, TLS and 5xx
-// speak against it; an answer speaks for it; what went wrong on our side says nothing.
-func judgeHost(err error) outcome {
-	var he *HandshakeError
-	var pe *ProxyError
-	var ne net.Error
-	var te *tlsError
-	var oe *net.OpError
-	switch {
-	case err == nil:
-		return hostUp
-	case errors.Is(err, context.Canceled), errors.Is(err, ErrStopped):
-		return hostUnknown
-	case errors.As(err, &pe) && pe.StatusCode != 0:
-		return answered(pe.StatusCode)
-	case errors.Is(err, errProxyAuth):
-		return hostUp
-	case errors.Is(err, errUnreachable):
-		return hostDown
-	case errors.As(err, &he):
-		return answered(he.StatusCode)
-	case isSocketError(err, socketOurs):
-		return hostUnknown
-	case errors.As(err, &te), errors.As(err, &oe) && (oe.Op == "remote error" || oe.Op == "local error"):
-		return hostDown // alerts, theirs and ours: TLS 1.3 refuses a client after the handshake
-	case errors.Is(err, context.DeadlineExceeded), errors.As(err, &ne) && ne.Timeout():
-		return hostDown
-	case isSocketError(err, socketDown), isBroken(err):
-		return hostDown
-	}
-	return hostUnknown
-}
-
 func isAny(err error, targets ...error) bool {
 	return slices.ContainsFunc(targets, func(t error) bool { return errors.Is(err, t) })
-}
-
-func answered(status int) outcome {
-	if status >= 500 {
-		return hostDown
-	}
-	return hostUp
 }
 
 // cut shortens an error whose text holds a peer's words.

@@ -85,7 +85,7 @@ func TestTrueCause(t *testing.T) {
 		}, is(wsshard.ErrPongTimeout)},
 		{"lifetime", wsshard.Config{
 			DisableHotSwitchover: true, Health: wsshard.HealthConfig{DataTimeout: -1},
-		}, func(*world) { time.Sleep(16 * time.Minute) }, is(wsshard.ErrMaxLifetime)},
+		}, func(*world) { time.Sleep(23*time.Hour + time.Minute) }, is(wsshard.ErrMaxLifetime)},
 		{"stuck write", wsshard.Config{DisableHotSwitchover: true, Health: wsshard.HealthConfig{PingInterval: -1}}, func(w *world) {
 			w.net.Conns()[0].StallWrite(true)
 			w.m.Send(context.Background(), 0, wsshard.Text(strings.Repeat("x", 1<<20)))
@@ -93,7 +93,7 @@ func TestTrueCause(t *testing.T) {
 		{"HotSwitchover", wsshard.Config{}, func(w *world) { w.m.HotSwitchover(context.Background(), 0) }, is(wsshard.ErrReplaced)},
 		{"silence with switchover", wsshard.Config{}, func(w *world) { time.Sleep(35 * time.Second) }, is(wsshard.ErrReplaced)},
 		{"lifetime with switchover", wsshard.Config{Health: wsshard.HealthConfig{DataTimeout: -1}},
-			func(*world) { time.Sleep(16 * time.Minute) }, is(wsshard.ErrReplaced)},
+			func(*world) { time.Sleep(23*time.Hour + time.Minute) }, is(wsshard.ErrReplaced)},
 		{"Stop", wsshard.Config{}, func(w *world) { w.m.Stop(context.Background()) }, is(wsshard.ErrStopped)},
 	} {
 		t.Run(tc.name, func(t *testing.T) {

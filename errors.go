@@ -59,7 +59,7 @@ var (
 	ErrSequenceGap = errors.New("wsshard: sequence gap")
 	// ErrAckTimeout: of a topic that was written twice and not answered within Subscribe.AckTimeout each time.
 	ErrAckTimeout = errors.New("wsshard: no acknowledgement")
-	// ErrCircuitOpen: of a switchover, while the circuit breaker holds dials back. A shard that is down waits instead.
+	// ErrCircuitOpen: of a switchover, while the host is down and dials are held back. A shard that is down waits instead.
 	ErrCircuitOpen = errors.New("wsshard: circuit breaker is open")
 	// ErrReadLimit: a message was longer than Config.Connection.ReadLimit. The cause is a *CloseError 1009 that wraps it.
 	ErrReadLimit = errors.New("wsshard: message over ReadLimit")
@@ -89,7 +89,7 @@ func (e *ConfigError) Error() string {
 // error, the error of a callback.
 type DialError struct {
 	URL              string // scheme://host/…
-	ShardID, Attempt int    // Attempt counts from 1 since the last stable connection
+	ShardID, Attempt int    // Attempt counts from 1 since the last stable connection, doors that were found shut included
 	Err              error
 }
 
@@ -107,7 +107,7 @@ func (e *DialError) Unwrap() error { return e.Err }
 type HandshakeError struct {
 	StatusCode int
 	Header     http.Header   `json:"-"` // less Set-Cookie; never printed
-	RetryAfter time.Duration // 0: none was given; more than an hour is taken for one
+	RetryAfter time.Duration // 0: none was given; more than an hour is taken for one, after a 418 more than three days for those. A date is taken by the answer's own Date
 	Body       []byte        `json:"-"` // first 1 KiB; never printed
 	Reason     string        // what was wrong, beside the status
 }

@@ -19,15 +19,24 @@ const (
 	EventSwitchoverStarted                     // Switchover.Trigger
 	EventSwitchoverDone                        // Switchover
 	EventSwitchoverFailed                      // Err, Switchover; the old connection goes on
-	EventBreakerOpen                           // Delay until the probe; Err: of the last dial
-	EventBreakerClosed                         //
+	EventBreakerOpen                           // Door was shut, or a shard sent to its bench, and once a minute while it lasts; Delay until the probe; Err: of the dial that shut it
+	EventBreakerClosed                         // Door is open again, or its bench empty
 	EventSubscriptionRejected                  // Subs, Err
 	EventGap                                   // From, To, Subs
 	EventStopped                               // the last event
+
+	// EventSingleConnection: Door.Reason single-connection (the host ended the old connection of two switchovers in a row when
+	// the new one had come: from now on switchovers at that door close first, and routine ones stop), connections (it refused
+	// the new one of two in a row though the old one lived: routine ones wait a quarter of their interval) or displacing (two
+	// shards end each other's connections, three times in a row: they seem to use one key).
+	EventSingleConnection EventKind = 18
 )
 
 // String returns the kind in words: "switchover-done".
 func (k EventKind) String() string {
+	if k == EventSingleConnection {
+		return "single-connection"
+	}
 	return name(k, "connecting", "connected", "disconnected", "backoff", "parked", "switchover-started", "switchover-done",
 		"switchover-failed", "breaker-open", "breaker-closed", "subscription-rejected", "gap", "stopped")
 }
@@ -57,6 +66,7 @@ type Event[S comparable] struct {
 	Sure       time.Time         // of EventGap: before it nothing is missing, whatever the network held back; not after From
 	Subs       []S               // of EventParked, EventSubscriptionRejected and EventGap; belongs to the observer
 	Switchover *SwitchoverReport // nil but for Switchover*
+	Door       *DoorReport       // nil but for Breaker* and SingleConnection; belongs to the observer
 }
 
 // SwitchoverReport says how a switchover went.

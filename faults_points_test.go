@@ -82,10 +82,10 @@ var stopPoints = []stopPoint{
 		})
 		c.launch()
 	}},
-	{name: "another's dial", phase: connecting, waits: []string{"(*gate).enter"}, with: func(cfg *wsshard.Config) {
+	{name: "another's dial", phase: connecting, waits: []string{"(*opening).admission"}, with: func(cfg *wsshard.Config) {
 		cfg.MaxSubscriptionsPerShard, cfg.Connection.MaxConcurrentDials = 1, 1
 	}, reach: func(c *cell) { c.net.OnDial(hang); c.launch() }},
-	{name: "the application's limiter", phase: connecting, waits: []string{"(*gate).wait", "guardedLimiter.Wait"},
+	{name: "the application's limiter", phase: connecting, waits: []string{"(*opening).admission", "guardedLimiter.Wait"},
 		with: func(cfg *wsshard.Config) { cfg.Connection.Limiter = new(firstLimiter) }, reach: (*cell).launch},
 	{name: "the last run's callback", phase: connecting, waits: []string{"(*ShardManager).launchLocked"}, during: []string{"(*ShardManager).finish"},
 		heedless: true, reach: func(c *cell) {
@@ -196,16 +196,16 @@ var stopPoints = []stopPoint{
 		cfg.Backoff.InitialDelay, cfg.Backoff.MaxDelay, cfg.Backoff.DisableJitter = time.Hour, time.Hour, true
 	}},
 	{name: "parked", phase: backoff, waits: []string{"(*shard).pause"}, reach: lose, with: func(cfg *wsshard.Config) { cfg.Connection.MaxConnectAttempts = 2 }},
-	{name: "Retry-After", phase: backoff, waits: []string{"(*gate).enter"}, reach: func(c *cell) {
+	{name: "Retry-After", phase: backoff, waits: []string{"(*opening).admission"}, reach: func(c *cell) {
 		c.settle()
 		c.srv.Reject(func(*http.Request) (int, http.Header, string) { return 429, http.Header{"Retry-After": {"600"}}, "" })
 		c.only().Kill()
 		nap(time.Minute)
 	}},
-	{name: "breaker", phase: backoff, waits: []string{"(*gate).enter"}, reach: lose, with: func(cfg *wsshard.Config) {
+	{name: "breaker", phase: backoff, waits: []string{"(*opening).admission"}, reach: lose, with: func(cfg *wsshard.Config) {
 		cfg.Connection.CircuitBreakerThreshold, cfg.Connection.CircuitBreakerResetTimeout = 1, time.Hour
 	}},
-	{name: "budget", phase: backoff, waits: []string{"(*gate).wait", "(*slidingLimiter).Wait", "sleep"}, reach: lose, with: func(cfg *wsshard.Config) {
+	{name: "budget", phase: backoff, waits: []string{"(*opening).admission", "(*slidingLimiter).Wait", "sleep"}, reach: lose, with: func(cfg *wsshard.Config) {
 		cfg.Connection.Limiter = wsshard.NewConnectLimiter(2, 3*time.Minute)
 	}, setup: func(c *cell) { c.expensive = true }},
 	{name: "OnError", phase: backoff, waits: []string{"(*ShardManager).apart"}, reach: func(c *cell) {
@@ -215,7 +215,7 @@ var stopPoints = []stopPoint{
 		nap(time.Second)
 	}},
 
-	{name: "a turn", phase: switching, waits: []string{"(*change).takeTurn", "(*gate).enter", "(*change).prepare"}, with: func(cfg *wsshard.Config) {
+	{name: "a turn", phase: switching, waits: []string{"(*opening).admission", "(*change).prepare"}, with: func(cfg *wsshard.Config) {
 		cfg.MaxSubscriptionsPerShard, cfg.Switchover.MaxConcurrent = 1, 1
 	}, reach: func(c *cell) {
 		c.settle()
@@ -235,7 +235,7 @@ var stopPoints = []stopPoint{
 		mumbles("")(c, target{})
 		c.moving(time.Second)
 	}},
-	{name: "Retry-After", phase: switching, waits: []string{"(*change).prepare", "(*gate).enter"}, reach: func(c *cell) {
+	{name: "Retry-After", phase: switching, waits: []string{"(*change).prepare", "(*opening).admission"}, reach: func(c *cell) {
 		c.settle()
 		c.srv.Reject(func(*http.Request) (int, http.Header, string) { return 429, http.Header{"Retry-After": {"60"}}, "" })
 		c.switchover()

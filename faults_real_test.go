@@ -57,8 +57,9 @@ func TestReconnectsLeaveNothing(t *testing.T) {
 	srv := startLive(t, "127.0.0.1:0", nil)
 	h := &survivor{caller: newCaller(srv.url)}
 	m, err := wsshard.New(h, wsshard.Config{
-		MaxSubscriptionsPerShard: 1, Backoff: wsshard.BackoffConfig{InitialDelay: time.Microsecond, MaxDelay: time.Microsecond},
-		Connection: wsshard.ConnectionConfig{CircuitBreakerThreshold: -1},
+		MaxSubscriptionsPerShard: 1, Connection: wsshard.ConnectionConfig{CircuitBreakerThreshold: -1},
+		// Each connection is stable: else the gate would take the server for one that accepts and closes.
+		Backoff: wsshard.BackoffConfig{InitialDelay: time.Microsecond, MaxDelay: time.Microsecond, StableAfter: 1},
 	})
 	if err != nil {
 		t.Fatal(err)

@@ -16,17 +16,18 @@ import (
 // neverStopped are the functions that look as if they waited and need no Stop there.
 var neverStopped = map[string]string{
 	"(*shard).attemptAsync":     "its channel has room for the one result",
-	"(*change).takeTurn":        "its channel has room for the one result; the wait itself is (*gate).enter's",
-	"(*gate).admitLocked":       "a visitor's channel has room for the one answer",
-	"(*gate).giveUp":            "the answer is in the channel already",
+	"(*change).tellKeys":        "its channel is filled when a context ends that has ended",
+	"(*shard).askURL":           "its channel has room for the one answer; the wait itself is (*ShardManager).apart's",
+	"gate.(*Gate).spend":        "a Limiter's wait, which (*opening).admission ends; the stack names no package but ours",
+	"gate.(*Gate).quitLocked":   "the Limiter has been told to return",
 	"(*outbox).next":            "a send's channel has room for the one result",
 	"(*outbox).fail":            "a send's channel has room for the one result",
-	"(*outbox).moveTo":          "a send's channel has room for the one result",
 	"(*HandshakeError).Error":   "a strings.Builder",
 	"handshakeError":            "the library below has read the body by then",
 	"ended":                     "ctx ends in the same instant",
 	"wsconn.(*ahead).fill":      "the same Read, of a real socket: see internal/integration",
 	"wsconn.newAhead":           "it is what fill calls",
+	"(*outbox).moveTo":          "a send's channel has room for the one result",
 	"wsconn.(*Conn).fill":       "it reads what whole waits for",
 	"wsconn.payloadOf.Read":     "a strings.Reader",
 	"wsconn.(*Tap).Write":       "it is what Write, control and SendClose call",
@@ -49,7 +50,7 @@ func TestEveryWaitIsListed(t *testing.T) {
 		}
 	}
 	found := make(map[string]bool)
-	for dir, prefix := range map[string]string{".": "", "internal/wsconn": "wsconn.", "internal/reconcile": "reconcile.", "internal/placement": "placement."} {
+	for dir, prefix := range map[string]string{".": "", "internal/wsconn": "wsconn.", "internal/reconcile": "reconcile.", "internal/placement": "placement.", "internal/gate": "gate."} {
 		files, err := filepath.Glob(filepath.Join(dir, "*.go"))
 		if err != nil || len(files) == 0 {
 			t.Fatal(dir, err)

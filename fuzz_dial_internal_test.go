@@ -112,7 +112,7 @@ func FuzzUpgradeReply(f *testing.F) {
 			}
 			conn.Kill()
 		case errors.As(err, &he):
-			if len(he.Body) > 1<<10 || he.RetryAfter < 0 || he.RetryAfter > maxRetryAfter || he.Header.Get("Set-Cookie") != "" {
+			if len(he.Body) > 1<<10 || he.RetryAfter < 0 || he.RetryAfter > maxBannedAfter || he.Header.Get("Set-Cookie") != "" {
 				t.Errorf("%d bytes of body, retry after %v, %v", len(he.Body), he.RetryAfter, he.Header)
 			}
 		case !errors.Is(err, io.ErrUnexpectedEOF):

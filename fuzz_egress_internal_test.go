@@ -116,11 +116,11 @@ func FuzzSocksReply(f *testing.F) {
 
 func FuzzRetryAfter(f *testing.F) {
 	now := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
-	for _, s := range []string{"0", "30", "-1", "99999999999999999999", " 7 ", "Thu, 01 Jan 2026 00:00:30 GMT", "Thursday, 01-Jan-26 00:00:30 GMT", "Thu Jan  1 00:00:30 2026", "soon", "1e9", "0x10"} {
+	for _, s := range []string{"0", "30", "-1", "99999999999999999999", " 7 ", "Thu, 01 Jan 2026 00:00:30 GMT", "Thursday, 01-Jan-26 00:00:30 GMT", "Thu Jan  1 00:00:30 2026", "soon", "1e9", "0x10", "1.5", ".", "1.5.5", "NaN"} {
 		f.Add(s)
 	}
 	f.Fuzz(func(t *testing.T, value string) {
-		if d := parseRetryAfter(value, now); d < 0 || d > maxRetryAfter {
+		if d := parseRetryAfter(value, now, maxRetryAfter); d < 0 || d > maxRetryAfter {
 			t.Errorf("%q means %v", value, d)
 		}
 	})

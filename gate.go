@@ -2,389 +2,274 @@ package wsshard
 
 import (
 	"context"
-	"slices"
-	"sync"
+	"errors"
+	"fmt"
+	"net/url"
 	"time"
+
+	"github.com/seed-829c304d/wsshard/internal/gate"
 )
 
-// This file answers: may a dial begin now, to this host by this egress? limiter.go says how a budget is kept.
+// This file answers: how does a manager use its gate? internal/gate says when a dial may begin.
 
-// urgency orders those who wait at a gate; first come, first served within one.
-type urgency int
-
-const (
-	urgent  urgency = iota // the shard has no live connection
-	asked                  // a switchover that the application or a silent server asked for
-	routine                // a switchover because of age or a notice
-)
-
-// maxRetryAfter bounds what a server may ask for.
-const maxRetryAfter = time.Hour
-
-// gate admits dials. One serves all shards of a manager, with a door for each (host, egress). At a door come together: the
-// budget (ConnectLimiter), dials in flight, Retry-After, and the circuit breaker.
-type gate struct {
-	limiter   ConnectLimiter
-	inFlight  int // dials at one door; not positive: no limit
-	threshold int // failures in a row that open the breaker; not positive: never
-	reset     time.Duration
-	uniform   func() float64                                    // under mu
-	opened    func(k doorKey, delay time.Duration, cause error) // called without a lock
-	closed    func(k doorKey)
-
-	mu      sync.Mutex // protects following fields and all doors; a leaf lock
-	doors   map[doorKey]*door
-	news    []func() // what opened and closed are to hear, in order
-	telling bool     // somebody is calling them
-}
-
-type doorKey struct{ host, egress string }
-
-type door struct {
-	key     doorKey
-	waiting [routine + 1][]*visitor
-	budget  *visitor // the one that waits for the budget now
-	dials   int      // in flight
-	blocked [routine + 1]time.Time
-	failed  int       // in a row
-	last    time.Time // of those
-	open    bool
-	probe   time.Time // when the open breaker lets one through
-	probing bool
-	timer   *time.Timer
-}
-
-// visitor is one dial that wants to begin.
-type visitor struct {
-	class  urgency
-	turn   chan error         // cap 1; nil when it is its turn, else why it will not be
-	recall context.CancelFunc // while it has the turn to wait for the budget: something else comes first
-	probe  bool
-}
-
-func newGate(cfg ConnectionConfig, uniform func() float64) *gate {
-	g := &gate{
-		limiter: cfg.Limiter, inFlight: cfg.MaxConcurrentDials, threshold: cfg.CircuitBreakerThreshold,
-		reset: cfg.CircuitBreakerResetTimeout, uniform: uniform, doors: make(map[doorKey]*door),
+// newGate makes the gate of a run. What the last run's has learned of venues that allow one connection for a key is kept.
+func (m *ShardManager[S]) newGate(r *run[S], last *run[S]) *gate.Gate {
+	c := &m.cfg.Connection
+	rules := gate.Rules{
+		Width: c.MaxConcurrentDials, Threshold: c.CircuitBreakerThreshold, Reset: c.CircuitBreakerResetTimeout,
+		StableAfter: m.cfg.Backoff.StableAfter, Interval: c.ProactiveReconnectInterval,
+		Uniform: newUniform(m.seed, -1),
+		Tell:    func(n gate.News) { m.doorNews(r, n) },
 	}
-	if g.reset < 0 {
-		g.threshold = 0
+	if c.Limiter != nil {
+		rules.Limiter = guardedLimiter[S]{m, c.Limiter}
 	}
-	return g
+	if own, ok := c.Limiter.(*slidingLimiter); ok {
+		rules.Spare = own.spare
+	}
+	var single []gate.Key
+	if last != nil {
+		single = last.gate.Singles()
+	}
+	return gate.New(rules, single)
 }
 
-// setLimit changes how many may be in at once.
-func (g *gate) setLimit(n int) {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	g.inFlight = n
-	for _, d := range g.doors {
-		g.admitLocked(d)
+// doorNews tells the log, the metrics and the observer what happened at a door.
+func (m *ShardManager[S]) doorNews(r *run[S], n gate.News) {
+	ev := Event[S]{Kind: EventBreakerOpen, ShardID: -1, Err: n.Err, Delay: n.Delay, Door: doorReport(n.Report)}
+	log := m.log.With("host", n.Report.Host, "egress", n.Report.Egress, "reason", n.Report.Reason)
+	switch n.Kind {
+	case gate.Opened:
+		ev.Kind, ev.Err = EventBreakerClosed, nil
+		log.Info("circuit breaker closed", "lasted", n.Report.Lasted)
+	case gate.SingleConnection:
+		ev.Kind = EventSingleConnection
+		log.Warn(singleWords[n.Report.Reason])
+	case gate.Still:
+		log.Debug("circuit breaker is open", "why", doorWords(n), "lasts", n.Report.Lasted)
+	default:
+		if n.Trip {
+			m.count.trips.Add(1)
+		}
+		what := "circuit breaker opened"
+		if !n.Trip {
+			what = "a shard is refused"
+		}
+		log.Warn(what, "why", doorWords(n), "probe_in", n.Delay, "err", n.Err)
+	}
+	m.emit(r, ev)
+}
+
+// singleWords say to whom each reason of EventSingleConnection matters.
+var singleWords = map[string]string{
+	"single-connection": "the host ends a connection when the next one logs in: switchovers close first from now on, and routine ones stop",
+	"connections":       "the host refuses a second connection while the first one lives: routine switchovers wait",
+	"displacing":        "two shards end each other's connections: they seem to use one key, and only the application can give them two",
+}
+
+// doorWords is one sentence for whoever looks at the log at night.
+func doorWords(n gate.News) string {
+	r, what := n.Report, "is down"
+	switch {
+	case r.Reason == "bench":
+		what = fmt.Sprintf("refuses %d shards with %d", r.Benched, r.Status)
+	case r.Status != 0:
+		what = fmt.Sprintf("answers %d", r.Status)
+	}
+	s := fmt.Sprintf("%s %s: %d connected, %d wait, next try in %v", r.Host, what, r.Connected, r.Waiting, n.Delay.Round(time.Millisecond))
+	if r.Reason == "toomany" {
+		s += "; set Connection.Limiter"
+	}
+	return s
+}
+
+func doorReport(r gate.Report) *DoorReport {
+	return &DoorReport{
+		Host: r.Host, Egress: r.Egress, Reason: r.Reason, Status: r.Status, Failed: r.Failed, Until: r.Until,
+		Waiting: r.Waiting, Benched: r.Benched, Width: r.Width, Lasted: r.Lasted,
 	}
 }
 
-// enter waits until a dial may begin. The caller then reports its end to leave. A switchover is refused with ErrCircuitOpen
-// rather than kept waiting for a host that is down, unless it may be the probe. lost is closed when a switchover's shard
-// has lost its connection meanwhile: from then on it is as urgent as any; nil: never.
-func (g *gate) enter(ctx context.Context, k doorKey, class urgency, lost <-chan struct{}) (*visitor, error) {
-	v := &visitor{class: class, turn: make(chan error, 1)}
-	d := g.join(k, v)
+// doors are the reports of those that are shut or have a line.
+func (m *ShardManager[S]) doors() (all []DoorReport) {
+	m.mu.Lock()
+	r := m.run
+	m.mu.Unlock()
+	if r == nil {
+		return nil
+	}
+	for _, report := range r.gate.Doors() {
+		all = append(all, *doorReport(report))
+	}
+	return all
+}
+
+// admission asks where to dial, and waits at that door until the dial may begin. A wait is no commitment: whoever is turned
+// away, or may have to wait for long, asks URL again, and goes to another host's door at once. A Reconnect is heard, and the
+// loss of a switchover's connection. The caller reports the dial's end to the gate, if err is nil.
+func (o *opening[S]) admission(ctx context.Context) (u *url.URL, err error) {
+	g, t := o.sh.run.gate, o.ticket
+	if u, o.door, err = o.url(ctx); err != nil {
+		return nil, err
+	}
+	admitted := false
+	defer func() {
+		if !admitted {
+			g.Quit(t)
+		}
+	}()
+	g.Join(ctx, t, o.door)
+	asked, lost, hurried := time.Now(), o.lost, o.sh.hurried
+	if lost != nil {
+		hurried = nil // a reconnect ends the switchover
+	}
+	again := time.NewTimer(o.untilNextAsk())
+	defer again.Stop()
 	for {
+		// 1st: wait until something happens.
+		due, hurry := false, false
 		select {
-		case err := <-v.turn:
+		case <-t.Changed():
+		case <-again.C:
+			due = true
+		case <-hurried:
+			hurry = true
+			g.Hurry(t)
+		case <-lost:
+			lost = nil
+			g.Raise(t, gate.Down)
+		case <-ctx.Done():
+			return nil, context.Cause(ctx)
+		}
+
+		// 2nd: is it over?
+		s := g.Look(t)
+		switch {
+		case errors.Is(s.Err, gate.ErrOpen):
+			return nil, ErrCircuitOpen
+		case s.Err != nil:
+			return nil, s.Err
+		case s.Admitted:
+			admitted = true
+			return o.current(ctx, u, asked)
+		}
+
+		// 3rd: has the handler thought better of it?
+		if s.Shut && (s.News || due) {
+			o.turnedAway()
+		}
+		if s.News || hurry || due && s.Patient {
+			next, door, err := o.askAgain(ctx)
 			if err != nil {
 				return nil, err
 			}
-		case <-lost:
-			lost = nil
-			g.hurry(d, v)
-			continue
-		case <-ctx.Done():
-			g.giveUp(d, v)
-			return nil, context.Cause(ctx)
+			u, o.door, asked = next, door, time.Now()
+			g.Join(ctx, t, door)
 		}
-		if g.limiter == nil {
-			return v, nil
-		}
-		if again, err := g.wait(ctx, d, v); !again {
-			return v, err
+		if s.News || hurry || due {
+			again.Reset(o.untilNextAsk())
 		}
 	}
 }
 
-// join puts v in line.
-func (g *gate) join(k doorKey, v *visitor) *door {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	d := g.doors[k]
-	if d == nil {
-		g.sweepLocked()
-		d = &door{key: k}
-		g.doors[k] = d
+// current is u, or the newest word of the handler where u has waited: signatures and tokens in a URL do not last as long as a
+// line there can be. One for another host would have a line of its own: then u, which is hardly older than a second, must do.
+func (o *opening[S]) current(ctx context.Context, u *url.URL, asked time.Time) (*url.URL, error) {
+	o.st.SubscriptionCount = o.sh.desired.Len()
+	if time.Since(asked) < urlLife {
+		return u, nil
 	}
-	d.waiting[v.class] = append(d.waiting[v.class], v)
-	g.admitLocked(d)
-	return d
+	shown := o.shown
+	again, door, err := o.askAgain(ctx)
+	switch {
+	case err != nil:
+		return nil, err
+	case door == o.door:
+		return again, nil
+	}
+	o.shown = shown
+	return u, nil
 }
 
-// hurry moves v to the end of those who are down.
-func (g *gate) hurry(d *door, v *visitor) {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	if i := slices.Index(d.waiting[v.class], v); i >= 0 {
-		d.waiting[v.class] = slices.Delete(d.waiting[v.class], i, i+1)
-		d.waiting[urgent] = append(d.waiting[urgent], v)
-	}
-	v.class = urgent
-	g.admitLocked(d)
+// urlLife is how old a URL may be when it is dialled.
+const urlLife = time.Second
+
+// askAgain asks URL with a whole ConnectTimeout: what came before is for nothing.
+func (o *opening[S]) askAgain(ctx context.Context) (*url.URL, gate.Key, error) {
+	o.left = o.m.cfg.Connection.ConnectTimeout
+	return o.url(ctx)
 }
 
-// wait spends budget on v, whose turn it is. It returns again when something else comes first. What it does at the end it
-// does even when the limiter, which may be the application's, took the goroutine away.
-func (g *gate) wait(ctx context.Context, d *door, v *visitor) (again bool, err error) {
-	waiting, cancel := context.WithCancel(ctx)
-	defer cancel()
-	g.mu.Lock()
-	v.recall = cancel
-	if g.overtakenLocked(d, v, time.Now()) {
-		cancel()
+// failsAt notes where a dial failed, or a session was lost, since the last stable connection.
+func (s *shard[S]) failsAt(door gate.Key) {
+	if s.tries.failed == 0 || s.failedAt == nil || len(s.failedAt) >= 16 {
+		s.failedAt = make(map[gate.Key]bool)
 	}
-	g.mu.Unlock()
-	returned := false
-	defer func() {
-		g.mu.Lock()
-		defer g.mu.Unlock()
-		d.budget = nil
-		if err != nil || !returned {
-			d.dials--
-			if v.probe {
-				v.probe, d.probing = false, false
-			}
-			if again = returned && waiting.Err() != nil && ctx.Err() == nil; again {
-				d.waiting[v.class] = slices.Insert(d.waiting[v.class], 0, v)
-			}
-			if ctx.Err() != nil {
-				err = context.Cause(ctx)
-			}
-		}
-		g.admitLocked(d)
+	s.failedAt[door] = true
+}
+
+// askURL asks where the next attempt would dial, in a goroutine that ends with the answer; the zero Key where URL fails.
+func (s *shard[S]) askURL(ctx context.Context) <-chan gate.Key {
+	answer := make(chan gate.Key, 1)
+	o := &opening[S]{sh: s, m: s.m, st: s.state()}
+	go func() {
+		_, door, _ := o.askAgain(ctx)
+		answer <- door
 	}()
-	err = g.limiter.Wait(waiting, d.key.host, d.key.egress)
-	returned = true
-	return again, err
+	return answer
 }
 
-// giveUp takes a visitor that stopped waiting out of the line.
-func (g *gate) giveUp(d *door, v *visitor) {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	if i := slices.Index(d.waiting[v.class], v); i >= 0 {
-		d.waiting[v.class] = slices.Delete(d.waiting[v.class], i, i+1)
-	} else if err := <-v.turn; err == nil { // admitted in the same instant: hand the place on
-		d.dials--
-		if d.budget == v {
-			d.budget = nil
-		}
-		if v.probe {
-			d.probing = false
-		}
-	}
-	g.admitLocked(d)
+// stoppedTimer is a timer that Reset starts.
+func stoppedTimer() *time.Timer {
+	t := time.NewTimer(time.Hour)
+	t.Stop()
+	return t
 }
 
-// admitLocked lets in whoever may begin now, and sets the timer for who may begin later.
-func (g *gate) admitLocked(d *door) {
-	now := time.Now()
-	if d.budget != nil && g.overtakenLocked(d, d.budget, now) {
-		d.budget.recall()
-	}
-	for d.budget == nil && d.dials < g.placesLocked(d) {
-		v := d.firstLocked(now)
-		if v == nil {
-			break
-		}
-		if d.open {
-			if d.probing || now.Before(d.probe) {
-				break
-			}
-			d.probing, v.probe = true, true
-		}
-		d.waiting[v.class] = d.waiting[v.class][1:]
-		d.dials++
-		if g.limiter != nil {
-			d.budget = v
-			v.recall = func() {} // wait looks again
-		}
-		v.turn <- nil
-	}
-	if d.open {
-		for class := asked; class <= routine; class++ {
-			for _, v := range d.waiting[class] {
-				v.turn <- ErrCircuitOpen
-			}
-			d.waiting[class] = nil
-		}
-	}
-	g.wakeLocked(d, now)
-	g.tidyLocked(d, now)
+// untilNextAsk is a second, give or take a half: shards that began to wait together do not ask together.
+func (o *opening[S]) untilNextAsk() time.Duration { return askEvery(o.m) }
+
+func askEvery[S comparable](m *ShardManager[S]) time.Duration {
+	return time.Second/2 + time.Duration(m.asks.float()*float64(time.Second))
 }
 
-// placesLocked is how many dials may be in flight. Each failure in a row takes a place, so that a host which refuses at once
-// sees no more dials before the breaker opens than one which does not answer.
-func (g *gate) placesLocked(d *door) int {
+// turnedAway counts in ReconnectAttempt: a handler may go by it.
+func (o *opening[S]) turnedAway() {
+	o.st.ReconnectAttempt++
+	o.turned++
+	if o.lost == nil {
+		o.sh.stats.set(func(st *shardStats) { st.failed = o.st.ReconnectAttempt })
+	}
+}
+
+// dialResult is what the gate learns of a dial.
+func dialResult(host gate.Verdict, err error) gate.Result {
+	r := gate.Result{Verdict: host, Err: err}
+	var he *HandshakeError
+	var pe *ProxyError
+	var told *toldError
 	switch {
-	case g.inFlight <= 0:
-		return 1 << 30
-	case d.open:
-		return g.inFlight
-	}
-	return max(1, g.inFlight-d.failed)
-}
-
-// overtakenLocked reports whether v, whose turn it is to wait for the budget, should go back into the line.
-func (g *gate) overtakenLocked(d *door, v *visitor, now time.Time) bool {
-	for class := range v.class {
-		if len(d.waiting[class]) > 0 && !now.Before(d.blocked[class]) {
-			return true
+	case errors.As(err, &he):
+		r.Status, r.RetryAfter = he.StatusCode, he.RetryAfter
+	case errors.As(err, &pe):
+		r.Status = pe.StatusCode
+		if errors.As(err, &told) {
+			r.RetryAfter = told.retryAfter
 		}
 	}
-	return now.Before(d.blocked[v.class]) || d.open && !v.probe
+	return r
 }
 
-// firstLocked is whose turn it is among those that Retry-After does not hold back.
-func (d *door) firstLocked(now time.Time) *visitor {
-	for class := range d.waiting {
-		if len(d.waiting[class]) > 0 && !now.Before(d.blocked[class]) {
-			return d.waiting[class][0]
-		}
-	}
-	return nil
-}
-
-// wakeLocked arranges for admitLocked at the next instant at which time alone opens the door.
-func (g *gate) wakeLocked(d *door, now time.Time) {
-	if d.timer != nil {
-		d.timer.Stop()
-		d.timer = nil
-	}
-	var at time.Time
-	for class := range d.waiting {
-		if len(d.waiting[class]) == 0 {
-			continue
-		}
-		t := d.blocked[class]
-		if d.open && !d.probing && d.probe.After(t) {
-			t = d.probe
-		}
-		if t.After(now) && (at.IsZero() || t.Before(at)) {
-			at = t
-		}
-	}
-	if !at.IsZero() {
-		d.timer = time.AfterFunc(at.Sub(now), func() {
-			g.mu.Lock()
-			defer g.mu.Unlock()
-			g.admitLocked(d)
-		})
-	}
-}
-
-// tidyLocked forgets a door that knows nothing.
-func (g *gate) tidyLocked(d *door, now time.Time) {
-	if d.idleLocked(now) && d.failed == 0 && g.doors[d.key] == d {
-		delete(g.doors, d.key)
-	}
-}
-
-// sweepLocked forgets doors at which nothing happened for long: a handler may name a new host each time.
-func (g *gate) sweepLocked() {
-	now := time.Now()
-	for k, d := range g.doors {
-		if d.idleLocked(now) && now.Sub(d.last) > maxRetryAfter {
-			delete(g.doors, k)
-		}
-	}
-}
-
-func (d *door) idleLocked(now time.Time) bool {
-	if d.dials > 0 || d.open {
-		return false
-	}
-	for class := range d.waiting {
-		if len(d.waiting[class]) > 0 || now.Before(d.blocked[class]) {
-			return false
-		}
-	}
-	return true
-}
-
-// outcome is what a dial says of its host.
-type outcome int
-
-const (
-	hostUnknown outcome = iota // nothing: the dial was cancelled, or failed on our side
-	hostUp
-	hostDown
-)
-
-// leave ends the dial that enter admitted; err is why it failed, retryAfter what the server asked for.
-func (g *gate) leave(k doorKey, v *visitor, host outcome, err error, retryAfter time.Duration) {
-	g.mu.Lock()
-	d := g.doors[k]
-	now := time.Now()
-	d.dials--
-	if v.probe {
-		d.probing = false
-	}
+// endedAs says to the gate who ended a session.
+func endedAs(cause error) (how gate.End, code int) {
+	var ce *CloseError
 	switch {
-	case host == hostUp:
-		if d.open {
-			g.news = append(g.news, func() { g.closed(k) })
-		}
-		d.failed, d.open = 0, false
-	case host == hostDown && g.threshold > 0:
-		d.failed, d.last = d.failed+1, now
-		if !d.open && d.failed >= g.threshold {
-			d.open, d.probe = true, now.Add(g.reset)
-			g.news = append(g.news, func() { g.opened(k, g.reset, err) })
-		} else if d.open && v.probe {
-			d.probe = now.Add(g.reset)
-		}
+	case cause == nil, isAny(cause, ErrStopped, ErrReplaced, ErrReconnect, ErrMaxLifetime, ErrNotConnected):
+		return gate.Ours, 0
+	case errors.As(cause, &ce) && !ce.Local:
+		return gate.Theirs, ce.Code
+	case isBroken(cause) && !isAny(cause, ErrWriteTimeout):
+		return gate.Theirs, 0
 	}
-	var until time.Time
-	if retryAfter > 0 {
-		jittered := retryAfter + time.Duration(g.uniform()*float64(min(retryAfter, maxRetryAfter))/10)
-		until = now.Add(min(jittered, maxRetryAfter))
-		for class := v.class; class <= routine; class++ { // what a switchover met does not hold back who is down
-			if until.After(d.blocked[class]) {
-				d.blocked[class] = until
-			}
-		}
-	}
-	down := v.class == urgent
-	g.admitLocked(d)
-	g.mu.Unlock()
-	g.tell()
-	if g.limiter != nil && down && !until.IsZero() {
-		g.limiter.Block(k.host, k.egress, until)
-	}
-}
-
-// tell passes on the news, one caller at a time: else a breaker that opens and closes at once could be heard to close and
-// then to open.
-func (g *gate) tell() {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	if g.telling {
-		return
-	}
-	g.telling = true
-	for len(g.news) > 0 {
-		next := g.news[0]
-		g.news = g.news[1:]
-		g.mu.Unlock()
-		next()
-		g.mu.Lock()
-	}
-	g.telling = false
+	return gate.Young, 0
 }

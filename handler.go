@@ -25,9 +25,10 @@ import (
 // panicking the next ones are logged by their count, once a second.
 type Handler[S comparable] interface {
 	// URL returns the address of the next dial, ws:// or wss://. A user:password@ in it becomes a Basic Authorization header,
-	// unless the application sets that header itself. It is called before every attempt, so it may carry a fresh
-	// token; and again, for the same reason, when that attempt had to wait for the gate (a budget, Retry-After, the circuit
-	// breaker). An error is a failed attempt.
+	// unless the application sets that header itself. It is called before every attempt, so it may carry a fresh token; and again
+	// when that attempt has to wait (for a door that is shut, a budget, a turn, on the bench) or the shard backs off: at once when
+	// it is turned away, and then about each second. Another host than before is dialled at once, or waited for at its own door. An
+	// error is a failed attempt.
 	URL(ctx context.Context, st ConnectionState) (string, error)
 
 	// SubscriptionMessage encodes one request, first time or replay, of at most Config.Subscribe.MaxPerMessage topics.
@@ -215,7 +216,7 @@ type ConnectionState struct {
 	Generation        uint64 // counts a shard's opened connections from 1; before the connection is open, what it would be
 	SubscriptionCount int    // as of the dial
 	IsReconnect       bool   // Generation > 1
-	ReconnectAttempt  int    // failed dials since the last stable connection
+	ReconnectAttempt  int    // failed dials since the last stable connection, and how often a door was found shut: a handler may go by it to another host
 	Egress            string // source address or redacted proxy, "" for the default route
 }
 

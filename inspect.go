@@ -4,6 +4,8 @@ import (
 	"context"
 	"fmt"
 	"time"
+
+	"github.com/seed-829c304d/wsshard/internal/gate"
 )
 
 // This file answers: what can be asked of a manager, and of one shard?
@@ -52,8 +54,8 @@ func (m *ShardManager[S]) HotSwitchover(ctx context.Context, shardID int) error 
 	if ctx.Err() != nil {
 		return context.Cause(ctx)
 	}
-	mv := s.ask(&move{trigger: triggerCall, class: asked})
-	if s.live.Load() == nil && !m.cfg.DisableHotSwitchover { // lost in between: its loop may have looked already
+	mv := s.ask(&move{trigger: triggerCall, class: gate.Asked})
+	if s.live.Load() == nil && !s.closesFirst() { // lost in between: its loop may have looked already
 		s.leaveMove(mv)
 		return s.whyDown()
 	}
@@ -235,6 +237,7 @@ func (m *ShardManager[S]) Health(minConnectedRatio float64) Health {
 func (m *ShardManager[S]) Metrics() Metrics {
 	now := time.Now()
 	all, shards, runs, counts := m.countNow(m.ShardCount())
+	all.Doors = m.doors()
 	for _, run := range runs { // what is counted by shards is added to the totals when their run is over
 		for _, s := range run {
 			all.MessagesReceived += s.stats.messages.Load()

@@ -5,6 +5,8 @@ import (
 	"slices"
 	"sync"
 	"time"
+
+	"github.com/seed-829c304d/wsshard/internal/gate"
 )
 
 // This file answers: how is a budget for dials kept?
@@ -22,7 +24,7 @@ type ConnectLimiter interface {
 // server that allows n in a window of its own, make window longer than that by the spread of your handshakes, from the fastest
 // to the slowest: some 100 ms for 1 a second. (Not by ConnectTimeout: 1 a second would become one each 11 s.)
 func NewConnectLimiter(n int, window time.Duration) ConnectLimiter {
-	return &slidingLimiter{n: n, window: window, logs: make(map[doorKey]*dialLog)}
+	return &slidingLimiter{n: n, window: window, logs: make(map[gate.Key]*dialLog)}
 }
 
 type slidingLimiter struct {
@@ -30,7 +32,7 @@ type slidingLimiter struct {
 	window time.Duration
 
 	mu   sync.Mutex // protects following fields; a leaf lock
-	logs map[doorKey]*dialLog
+	logs map[gate.Key]*dialLog
 }
 
 type dialLog struct {
@@ -40,7 +42,7 @@ type dialLog struct {
 }
 
 func (l *slidingLimiter) Wait(ctx context.Context, host, egress string) error {
-	k := doorKey{host, egress}
+	k := gate.Key{Host: host, Egress: egress}
 	first := l.join(k)
 	defer l.leave(k, first)
 	select {
@@ -60,7 +62,7 @@ func (l *slidingLimiter) Wait(ctx context.Context, host, egress string) error {
 	return context.Cause(ctx)
 }
 
-func (l *slidingLimiter) join(k doorKey) chan struct{} {
+func (l *slidingLimiter) join(k gate.Key) chan struct{} {
 	first := make(chan struct{}, 1)
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -71,7 +73,7 @@ func (l *slidingLimiter) join(k doorKey) chan struct{} {
 	return first
 }
 
-func (l *slidingLimiter) leave(k doorKey, me chan struct{}) {
+func (l *slidingLimiter) leave(k gate.Key, me chan struct{}) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	log := l.logs[k]
@@ -83,7 +85,7 @@ func (l *slidingLimiter) leave(k doorKey, me chan struct{}) {
 }
 
 // take spends one dial, or says how long to wait before asking again.
-func (l *slidingLimiter) take(k doorKey, now time.Time) time.Duration {
+func (l *slidingLimiter) take(k gate.Key, now time.Time) time.Duration {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	log := l.logs[k]
@@ -103,8 +105,24 @@ func (l *slidingLimiter) take(k doorKey, now time.Time) time.Duration {
 	return 0
 }
 
+// spare says how long it takes until less than half of the budget is spent: routine switchovers leave the rest to shards that
+// are down.
+func (l *slidingLimiter) spare(host, egress string, now time.Time) time.Duration {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	log := l.logs[gate.Key{Host: host, Egress: egress}]
+	if log == nil || l.n <= 0 || l.window <= 0 {
+		return 0
+	}
+	half := max(1, l.n/2)
+	if len(log.at) < half {
+		return 0
+	}
+	return max(0, l.window-now.Sub(log.at[len(log.at)-half]))
+}
+
 // logLocked returns k's log. A new key lets go of the logs that hold nothing any more.
-func (l *slidingLimiter) logLocked(k doorKey, now time.Time) *dialLog {
+func (l *slidingLimiter) logLocked(k gate.Key, now time.Time) *dialLog {
 	log := l.logs[k]
 	if log == nil {
 		for k, old := range l.logs {
@@ -122,7 +140,7 @@ func (l *slidingLimiter) logLocked(k doorKey, now time.Time) *dialLog {
 func (l *slidingLimiter) Block(host, egress string, until time.Time) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	log := l.logLocked(doorKey{host, egress}, time.Now())
+	log := l.logLocked(gate.Key{Host: host, Egress: egress}, time.Now())
 	if until.After(log.blocked) {
 		log.blocked = until
 	}

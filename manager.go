@@ -10,6 +10,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/seed-829c304d/wsshard/internal/gate"
 	"github.com/seed-829c304d/wsshard/internal/placement"
 	"github.com/seed-829c304d/wsshard/internal/wsconn"
 )
@@ -30,6 +31,7 @@ type ShardManager[S comparable] struct {
 	count    counters
 	panics   *panicLog
 	pending  *wsconn.Unfinished // unfinished messages of all connections
+	asks     *sharedUniform     // when URL is asked again
 	checkKey bool               // values of S may be unequal to themselves, or impossible to hash
 	seed     uint64             // of jitter; 0: none, as always but in tests
 
@@ -49,6 +51,7 @@ type life[S comparable] struct {
 	table  *placement.Table[S]
 	shards []*shard[S]
 	wraps  bool          // a source address is used twice, which was said
+	tight  bool          // the budget is too small for the rotation, which was said
 	over   chan struct{} // closed by Stop
 }
 
@@ -69,8 +72,7 @@ type run[S comparable] struct {
 	late   context.Context // ends when Stop has waited long enough: of the last callbacks
 	giveUp context.CancelFunc
 	before *run[S] // whose callbacks may still be running; nil: none. Under manager.mu
-	gate   *gate
-	turns  *gate // of switchovers
+	gate   *gate.Gate
 	events *events[S]
 	loops  sync.WaitGroup
 	done   chan struct{} // closed when nothing of it is left
@@ -107,6 +109,7 @@ func New[S comparable](h Handler[S], cfg Config) (*ShardManager[S], error) {
 	}
 	m.dialer = newDialer(m.cfg.Connection)
 	m.pending = wsconn.NewUnfinished(m.cfg.Connection.MaxUnfinished)
+	m.asks = &sharedUniform{next: newUniform(m.seed, -2)}
 	m.checkKey = needsKeyCheck(reflect.TypeFor[S]())
 	m.forgetLocked()
 	return m, nil
@@ -199,15 +202,7 @@ func (m *ShardManager[S]) beginLocked(ctx context.Context) *run[S] {
 	}
 	r.ctx, r.cancel = context.WithCancelCause(m.withCallback(context.WithoutCancel(ctx)))
 	r.late, r.giveUp = context.WithCancel(context.WithoutCancel(r.ctx))
-	uniform := newUniform(m.seed, -1)
-	dials := m.cfg.Connection
-	if dials.Limiter != nil {
-		dials.Limiter = guardedLimiter[S]{m, dials.Limiter}
-	}
-	r.gate = newGate(dials, uniform)
-	r.gate.opened = func(k doorKey, delay time.Duration, cause error) { m.breakerOpened(r, k, delay, cause) }
-	r.gate.closed = func(k doorKey) { m.breakerClosed(r, k) }
-	r.turns = newGate(ConnectionConfig{}, uniform)
+	r.gate = m.newGate(r, m.run)
 	if m.caps.observer != nil {
 		r.events = newEvents[S]()
 	}
@@ -238,7 +233,8 @@ func (m *ShardManager[S]) launchLocked(s *shard[S]) {
 	s.run = r
 	s.stats.set(func(st *shardStats) { st.state = ShardConnecting })
 	r.shards = append(r.shards, s)
-	r.turns.setLimit(m.concurrentSwitchovers(len(r.shards)))
+	r.gate.Resize(len(r.shards), m.concurrentSwitchovers(len(r.shards)))
+	m.checkRotationLocked(len(r.shards))
 	before := r.before
 	r.loops.Go(func() {
 		if before != nil { // a callback of the last run may still be running for this shard's id
@@ -249,6 +245,22 @@ func (m *ShardManager[S]) launchLocked(s *shard[S]) {
 		}
 		s.reconnectLoop(r.ctx)
 	})
+}
+
+// checkRotationLocked says once where half of a budget is not enough to replace so many shards in an interval.
+func (m *ShardManager[S]) checkRotationLocked(shards int) {
+	own, ok := m.cfg.Connection.Limiter.(*slidingLimiter)
+	every := m.cfg.Connection.ProactiveReconnectInterval
+	if !ok || m.life.tight || every <= 0 || own.n <= 0 || own.window <= 0 {
+		return
+	}
+	if most := float64(every) / float64(own.window) * float64(max(1, own.n/2)); float64(shards) > most {
+		m.life.tight = true
+		m.noteLocked(func() {
+			m.log.Warn("half of Connection.Limiter's budget replaces fewer connections in Connection.ProactiveReconnectInterval than there are shards: they live longer",
+				"shards", shards, "replaced", int(most))
+		})
+	}
 }
 
 func (m *ShardManager[S]) concurrentSwitchovers(shards int) int {
@@ -425,17 +437,6 @@ func (m *ShardManager[S]) observe(r *run[S]) {
 	go r.events.deliver(func(ev Event[S]) {
 		m.guard("OnEvent", func() { m.caps.observer.OnEvent(ev) }, nil)
 	})
-}
-
-func (m *ShardManager[S]) breakerOpened(r *run[S], k doorKey, delay time.Duration, cause error) {
-	m.count.trips.Add(1)
-	m.log.Warn("circuit breaker opened", "host", k.host, "egress", k.egress, "probe_in", delay, "err", cause)
-	m.emit(r, Event[S]{Kind: EventBreakerOpen, ShardID: -1, Delay: delay, Err: cause})
-}
-
-func (m *ShardManager[S]) breakerClosed(r *run[S], k doorKey) {
-	m.log.Info("circuit breaker closed", "host", k.host, "egress", k.egress)
-	m.emit(r, Event[S]{Kind: EventBreakerClosed, ShardID: -1})
 }
 
 func isClosed(ch <-chan struct{}) bool {

@@ -116,7 +116,9 @@ func (c Config) LogValue() slog.Value {
 func (c Config) Format(f fmt.State, _ rune) { fmt.Fprint(f, c.LogValue()) }
 
 // Format prints what Config.LogValue shows of these fields.
-func (c ConnectionConfig) Format(f fmt.State, _ rune) { fmt.Fprint(f, Config{Connection: c}.LogValue()) }
+func (c ConnectionConfig) Format(f fmt.State, _ rune) {
+	fmt.Fprint(f, Config{Connection: c}.LogValue())
+}
 
 // changed lists the fields of c that are neither zero nor what they are in defaults.
 func changed(prefix string, c, defaults reflect.Value) (attrs []slog.Attr) {

@@ -24,7 +24,7 @@ type Metrics struct {
 	HotSwitchoverFailures    uint64         // that were begun and not completed
 	SubscriptionSendFailures uint64         // requests that could not be encoded or written
 	SubscriptionsRejected    uint64         // topics that failed: not encoded, rejected, not answered
-	CircuitBreakerTrips      uint64         // how often it opened
+	CircuitBreakerTrips      uint64         // how often a door was shut: DoorReport.Reason says why, but for bench, which shuts none
 	HandlerPanics            uint64         // callbacks that panicked or left by runtime.Goexit, slog.Handlers too
 	SequenceDrops            uint64         // messages dropped for a SequenceRecovery
 	DuplicatesDropped        uint64         // by key, in switchovers
@@ -35,6 +35,24 @@ type Metrics struct {
 	ActiveConnections        int            // shards with a live one
 	TotalSubscriptions       int            // wanted
 	Shards                   []ShardMetrics // by ShardID
+	Doors                    []DoorReport   // by Host and Egress: those that are shut or have a line
+}
+
+// DoorReport says why dials to a host by an egress wait: in EventBreakerOpen, EventBreakerClosed and EventSingleConnection, and
+// in Metrics.Doors. A copy.
+type DoorReport struct {
+	Host, Egress string // host:port as the URL says; as ConnectionState says
+	// Reason: down (dials fail), toomany (429, 418), retryafter (the host, or a proxy, has named a time), bench (it refuses
+	// shards in person: 401, 403, 407), limiter (Connection.Limiter makes one wait); of EventSingleConnection:
+	// single-connection, connections, displacing. "": open.
+	Reason  string
+	Status  int           // the HTTP status that shut it; 0: none
+	Failed  int           // dials in a row
+	Until   time.Time     // when the next may be tried; zero: at once
+	Waiting int           // shards and switchovers in line, and on the bench
+	Benched int           // shards refused with 401, 403 or 407, and not let in since
+	Width   int           // dials that may be in flight: one at first, and one more with each success
+	Lasted  time.Duration // how long it has been shut; of EventBreakerClosed: how long it was
 }
 
 // ShardState is what a shard is doing.
@@ -62,7 +80,7 @@ type ShardMetrics struct {
 	IsConnected                     bool
 	Generation                      uint64
 	ConnectedAt, LastMessageAt      time.Time     // zero: never
-	ReconnectAttempt                int           // failed dials since the last stable connection
+	ReconnectAttempt                int           // failed dials since the last stable connection, and how often a door was found shut
 	TotalUptime, RTT                time.Duration // RTT 0: not measured on this connection
 	MessagesReceived, BytesReceived uint64
 	Gaps                            uint64

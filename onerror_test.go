@@ -274,8 +274,8 @@ func TestLifetimeWithoutSwitchover(t *testing.T) {
 		begin := w.begin("a")
 		after(90 * time.Minute)
 		at := w.dialled(begin)
-		if len(at) != 2 || at[1] < 54*time.Minute || at[1] > time.Hour {
-			w.t.Fatalf("dialled at %v, want the second 54 to 60 minutes after the first", at)
+		if len(at) != 2 || at[1] < 30*time.Minute || at[1] > time.Hour {
+			w.t.Fatalf("dialled at %v, want the second 30 to 60 minutes after the first", at)
 		}
 		errs := d.want(t, "connect 1", "disconnect 1", "connect 2")
 		if len(errs) != 1 || !errors.Is(errs[0], wsshard.ErrMaxLifetime) {
@@ -307,11 +307,13 @@ func TestReconnectInsideCallbacks(t *testing.T) {
 				w.start("a")
 				begin := time.Now()
 				w.dialled(begin)
+				var want []time.Duration
 				for i := range 20 {
 					w.srv.Conn(i).Reset()
-					after(0)
+					want = append(want, time.Since(begin))
+					after(200 * ms) // no sooner does the gate let anybody dial a server that accepts and closes
 				}
-				w.wantDials(begin, make([]time.Duration, 20)...)
+				w.wantDials(begin, want...)
 				w.wantTopics("a")
 				after(time.Hour)
 				w.wantDials(begin)

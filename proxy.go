@@ -179,7 +179,11 @@ func httpConnect(conn net.Conn, addr string, user *url.Userinfo) (through net.Co
 		case status == http.StatusProxyAuthRequired, status == http.StatusUnauthorized: // some proxies mean 407 and say 401
 			return nil, "auth", status, errProxyAuth
 		case status > 299:
-			return nil, "connect", status, errors.New("the proxy opened no tunnel")
+			err := errors.New("the proxy opened no tunnel")
+			if after := retryAfter(status, resp.Header, time.Now()); after > 0 {
+				err = &toldError{err, after}
+			}
+			return nil, "connect", status, err
 		}
 		if br.Buffered() == 0 {
 			return conn, "", 0, nil

@@ -3,6 +3,7 @@ package wsshard
 import (
 	"time"
 
+	"github.com/seed-829c304d/wsshard/internal/gate"
 	"github.com/seed-829c304d/wsshard/internal/reconcile"
 )
 
@@ -59,7 +60,7 @@ func (c *session[S]) makeRoom(now time.Time, next *alarm) {
 		c.sh.askReconnect()
 		return
 	}
-	c.sh.ask(&move{trigger: triggerCapacity, class: asked})
+	c.sh.ask(&move{trigger: triggerCapacity, class: gate.Asked})
 }
 
 // drop unsubscribes topics that are then subscribed again, for want of a Resubscriber; false when there is no message for

@@ -9,6 +9,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/seed-829c304d/wsshard/internal/gate"
 	"github.com/seed-829c304d/wsshard/internal/reconcile"
 	"github.com/seed-829c304d/wsshard/internal/wsconn"
 )
@@ -43,6 +44,7 @@ type session[S comparable] struct {
 	proof  *proof[S]
 	login  *loginConn[S]            // set while Login runs
 	relay  *relay[S]                // set for the next connection of a switchover
+	stay   *gate.Stay               // the connection, as its door sees it
 	watch  atomic.Pointer[relay[S]] // set on the old one, when the dial begins; read by whoever delivers
 
 	heir    atomic.Pointer[session[S]] // set when it is retired: what is sent from now on is written there
@@ -235,6 +237,8 @@ func (c *session[S]) leaveUnread(since time.Duration) {
 // finish waits for the rest of the session and tells the application.
 func (c *session[S]) finish() {
 	<-c.written
+	how, code := endedAs(c.cause())
+	c.sh.run.gate.Ended(c.stay, how, code)
 	if c.relay != nil {
 		<-c.relay.over // what it holds is delivered, or will never be
 	}

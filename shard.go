@@ -3,12 +3,12 @@ package wsshard
 import (
 	"context"
 	"errors"
-	"fmt"
 	"log/slog"
 	"sync"
 	"sync/atomic"
 	"time"
 
+	"github.com/seed-829c304d/wsshard/internal/gate"
 	"github.com/seed-829c304d/wsshard/internal/reconcile"
 )
 
@@ -29,8 +29,10 @@ type shard[S comparable] struct {
 	fresh   freshness[S]
 	resubs  resubscriptions[S]
 	live    atomic.Pointer[session[S]] // the one that delivers; nil: none
+	door    atomic.Pointer[gate.Key]   // where live is, or was last; nil: it never was
 	quiet   atomic.Int64               // data timeout after silent replacements; 0: the configured one
 	wake    chan struct{}              // cap 1; the reconnect loop has something to look at
+	hurried chan struct{}              // cap 1; a reconnect was asked for: who waits at the gate goes first
 	waiting atomic.Bool                // some Sync waits
 	lingers atomic.Bool                // places may be taken by topics that are not on the live session
 	missing atomic.Bool                // there are gaps
@@ -38,10 +40,11 @@ type shard[S comparable] struct {
 	leavers atomic.Pointer[leavers[S]] // set while a switchover keeps the live session still
 
 	// owned by the reconnect loop
-	tries   *attempts
-	uniform func() float64
-	gen     uint64
-	aged    int // lifetime switchovers that failed in a row
+	tries    *attempts
+	renewals *attempts // of lifetime switchovers
+	uniform  func() float64
+	gen      uint64
+	failedAt map[gate.Key]bool // doors at which dials have failed since the last stable connection
 
 	mu        sync.Mutex // protects following fields; a leaf lock
 	reconnect bool       // asked for
@@ -56,9 +59,13 @@ func newShard[S comparable](m *ShardManager[S], id int) *shard[S] {
 		m: m, id: id, egress: m.dialer.egress(id),
 		desired: reconcile.New[S](),
 		wake:    make(chan struct{}, 1),
+		hurried: make(chan struct{}, 1),
 		uniform: newUniform(m.seed, id),
 	}
 	s.tries = newAttempts(m.cfg.Backoff, s.uniform)
+	renewal := m.cfg.Backoff
+	renewal.MaxDelay = max(0, m.cfg.Connection.ProactiveReconnectInterval/4)
+	s.renewals = newAttempts(renewal, s.uniform)
 	s.stats.state = ShardStopped
 	s.stats.egress = s.egress
 	return s
@@ -68,20 +75,23 @@ func newShard[S comparable](m *ShardManager[S], id int) *shard[S] {
 func (s *shard[S]) reconnectLoop(ctx context.Context) {
 	defer s.stopped()
 	s.log = s.m.log.With("shard", s.id, "egress", s.egress) // here, where no lock is held
+	fresh := true
 	for ctx.Err() == nil {
 		// 1st: one attempt.
 		s.enter(ShardConnecting)
 		s.emit(Event[S]{Kind: EventConnecting, Attempt: s.tries.failed + 1})
-		cur, err := s.attempt(ctx, &haste{class: urgent}, nil)
+		res := s.attempt(ctx)
+		err := res.err
+		s.tries.dials += res.turned
 
 		// 2nd: hold what it opened, and what replaces that, until nothing is live.
 		intended := false
 		if err == nil {
 			s.takeReconnect() // one that was asked for meanwhile has its new connection
-			err, intended = s.hold(ctx, cur)
+			err, intended = s.hold(ctx, res.session, fresh)
+			fresh = !errors.Is(err, ErrMaxLifetime)
 		} else if ctx.Err() == nil {
-			s.tries.refused()
-			s.failed(err)
+			s.refused(res)
 		}
 		if ctx.Err() != nil {
 			return
@@ -96,30 +106,46 @@ func (s *shard[S]) reconnectLoop(ctx context.Context) {
 			continue
 		}
 
-		// 4th: wait for the next attempt.
-		s.backOff(ctx, err)
+		// 4th: wait for the next attempt, unless the gate spaces it.
+		if !res.waits {
+			s.backOff(ctx, err)
+		}
 	}
 }
 
-// hold returns when no session is live: with the cause that the last one ended for, and whether that was intended, so that
-// neither OnError nor backoff are called for.
-func (s *shard[S]) hold(ctx context.Context, cur *session[S]) (cause error, intended bool) {
-	s.aged = 0
+// refused notes an attempt that failed.
+func (s *shard[S]) refused(res attemptResult[S]) {
+	s.failsAt(res.door)
+	s.tries.refused()
+	s.failed(res.err)
+}
+
+// hold keeps the shard on a live session, replacing it by switchover, until there is none. It returns why the last one ended.
+// intended means that we ended it ourselves: the caller then reconnects at once, without OnError and without backoff. fresh
+// says that no connection of ours made way for cur: the shard has had none yet, or has lost it.
+func (s *shard[S]) hold(ctx context.Context, cur *session[S], fresh bool) (cause error, intended bool) {
+	s.renewals.restart()
 	waited := s.takeMove() // with DisableHotSwitchover somebody waits for cur; who asks from now on means its successor
 	s.promote(cur)
 	s.connected(cur)
 	if waited != nil {
 		waited.end(nil)
 	}
-	age := time.NewTimer(s.lifetime())
+	age := time.NewTimer(s.lifetime(fresh))
 	defer age.Stop()
+	slot := false // of the rotation: age has one
 	for {
+		// 1st: wait until something happens.
 		select {
 		case <-cur.delivered:
 		case <-s.wake:
 		case <-age.C:
-			s.grownOld(cur)
+			var again time.Duration
+			again, slot = s.grownOld(cur, slot)
+			age.Reset(again)
 		}
+
+		// 2nd: break it, or replace it, where somebody asks for that.
 		if cur.ctx.Err() == nil && s.takeReconnect() {
 			cur.end(ErrReconnect)
 			if !errors.Is(context.Cause(cur.ctx), ErrReconnect) { // it had just ended by itself: the request is for what follows
@@ -130,55 +156,90 @@ func (s *shard[S]) hold(ctx context.Context, cur *session[S]) (cause error, inte
 		if mv != nil && cur.ctx.Err() == nil {
 			next = s.switchover(ctx, cur, mv)
 		}
+
+		// 3rd: is none live any more?
 		if next == nil || next == cur && cur.ctx.Err() != nil {
 			<-cur.delivered
 			if s.live.Load() == cur { // else the switchover saw it go
 				s.down(cur)
 			}
 			s.m.releaseLingering(s, func(S) bool { return false }) // the next connection begins with none of it
-			if !s.m.cfg.DisableHotSwitchover {
+			if !s.closesFirst() {
 				s.answerMove(ErrNotConnected)
 			}
 			cause = cur.cause()
 			return cause, isAny(cause, ErrReconnect, ErrMaxLifetime)
 		}
-		if mv != nil {
-			if next != cur {
-				s.tries.outlived(time.Since(cur.opened))
-				cur = next
-				s.aged = 0
-				age.Reset(s.lifetime())
-			} else if mv.aged {
-				if s.aged++; s.aged >= 3 {
-					cur.end(fmt.Errorf("%w: its switchover for age failed three times", ErrReconnect))
-				}
-				age.Reset(s.m.cfg.Backoff.MaxDelay)
-			}
+
+		// 4th: how long may it live?
+		switch {
+		case mv == nil:
+		case next != cur:
+			s.tries.outlived(time.Since(cur.opened))
+			s.renewals.restart()
+			_, silent, _ := s.look(mv)
+			age.Reset(s.lifetime(silent || !cur.isRetired()))
+			cur = next
+		case mv.aged: // no failure to get a new connection ends a live one
+			slot = true
+			age.Reset(s.renewals.delay())
 		}
 	}
 }
 
-// lifetime is how long the next connection may live, up to 10 % less by jitter; without a limit, a very long time.
-func (s *shard[S]) lifetime() time.Duration {
+// lifetime is how long a connection may live. One that no connection of ours made way for draws from the upper half of the
+// interval, later ones lose up to a tenth: those that began together, or were lost together, do not end together. Without a
+// limit it is a very long time.
+func (s *shard[S]) lifetime(fresh bool) time.Duration {
 	d := s.m.cfg.Connection.ProactiveReconnectInterval
 	if d <= 0 {
 		return 1 << 62
 	}
-	return d - time.Duration(s.uniform()*float64(d)/10)
+	spread := float64(d) / 10
+	if fresh {
+		spread = float64(d) / 2
+	}
+	return d - time.Duration(s.uniform()*spread)
 }
 
-// grownOld replaces a session because of its age.
-func (s *shard[S]) grownOld(cur *session[S]) {
-	if s.m.cfg.DisableHotSwitchover {
+// grownOld replaces a session because of its age, when its turn in the rotation has come (slot). It says when to look again,
+// and whether that is its turn. A shard that has been emptied is left alone until it has a topic again, and so is one whose
+// host allows one connection for a key: there a new connection would cost a gap for no reason.
+func (s *shard[S]) grownOld(cur *session[S], slot bool) (again time.Duration, isSlot bool) {
+	const never = 1 << 62
+	switch {
+	case s.desired.Len() == 0 && cur.upto.Load() > 0:
+		return s.m.cfg.Connection.ProactiveReconnectInterval / 32, false
+	case s.m.cfg.DisableHotSwitchover:
+		if !slot {
+			return s.run.gate.Slot(), true
+		}
 		cur.end(ErrMaxLifetime)
-		return
+	case s.closesFirst():
+	case !slot:
+		return s.run.gate.Slot(), true
+	default:
+		s.ask(&move{trigger: triggerLifetime, class: gate.Routine})
 	}
-	s.ask(&move{trigger: triggerLifetime, class: routine})
+	return never, false
+}
+
+// closesFirst reports whether a new connection takes the place of the old one only when that is closed: switchovers are
+// disabled, or the host allows one connection for a key.
+func (s *shard[S]) closesFirst() bool {
+	door := s.door.Load()
+	return s.m.cfg.DisableHotSwitchover || door != nil && s.run.gate.Single(*door)
 }
 
 // promote makes cur the session that delivers.
 func (s *shard[S]) promote(cur *session[S]) {
 	s.live.Store(cur)
+	door := cur.stay.Key()
+	s.door.Store(&door)
+	select {
+	case <-s.hurried: // here is what was asked for
+	default:
+	}
 	s.lingers.Store(true) // cur may carry less than the one before
 	s.resubs.reset()
 	s.stats.set(func(st *shardStats) {
@@ -208,6 +269,7 @@ func (s *shard[S]) down(cur *session[S]) {
 	case isAny(cause, ErrReconnect, ErrMaxLifetime):
 		s.tries.outlived(up)
 	default:
+		s.failsAt(cur.stay.Key())
 		s.tries.lost(up)
 		s.failed(cause)
 	}
@@ -268,22 +330,40 @@ func (s *shard[S]) park(ctx context.Context, err error) {
 	}
 }
 
-// pause waits for d, for ever if negative, or until a reconnect is asked for.
+// pause waits for d, for ever if negative, or until a reconnect is asked for; not for ever, also until the handler names a host
+// at which no dial has failed yet.
 func (s *shard[S]) pause(ctx context.Context, d time.Duration) {
-	var over <-chan time.Time
+	over, ask := stoppedTimer(), stoppedTimer()
+	defer over.Stop()
+	defer ask.Stop()
 	if d >= 0 {
-		t := time.NewTimer(d)
-		defer t.Stop()
-		over = t.C
+		over.Reset(d)
+		ask.Reset(askEvery(s.m))
 	}
+	ctx, cancel := context.WithCancel(ctx)
+	var answer <-chan gate.Key // nil: URL is not being asked
+	defer func() {
+		cancel()
+		if answer != nil {
+			<-answer
+		}
+	}()
 	for !s.takeReconnect() {
 		select {
-		case <-over:
+		case <-over.C:
 			return
+		case <-ask.C:
+			answer = s.askURL(ctx)
+		case door := <-answer:
+			answer = nil
+			if door.Host != "" && !s.failedAt[door] {
+				return
+			}
+			ask.Reset(askEvery(s.m))
 		case <-ctx.Done():
 			return
 		case <-s.wake:
-			if !s.m.cfg.DisableHotSwitchover {
+			if !s.closesFirst() {
 				s.answerMove(ErrNotConnected)
 			}
 		}
@@ -351,6 +431,7 @@ func (s *shard[S]) askReconnect() {
 	s.reconnect = true
 	s.mu.Unlock()
 	poke(s.wake)
+	poke(s.hurried)
 }
 
 // dataTimeout is how long a connection of this shard may be without data; not positive: for ever.

@@ -8,6 +8,8 @@ import (
 	"slices"
 	"syscall"
 	"testing"
+
+	"github.com/seed-829c304d/wsshard/internal/gate"
 )
 
 // TestWindowsSocketErrors: each number that Windows returns speaks against one thing, wrapped as package net wraps it, and is
@@ -60,11 +62,11 @@ func TestSocketErrorsByName(t *testing.T) {
 		}
 	}
 	for _, err := range []error{syscall.ECONNREFUSED, syscall.ECONNRESET, syscall.EHOSTDOWN, syscall.ECONNABORTED, net.ErrClosed} {
-		if judgeHost(&DialError{Err: err}) != hostDown {
+		if judgeHost(&DialError{Err: err}) != gate.Failed {
 			t.Errorf("%v does not speak against the host", err)
 		}
 	}
-	if !slices.Equal([]outcome{judgeHost(syscall.EMFILE), judgeHost(syscall.EADDRNOTAVAIL)}, []outcome{hostUnknown, hostUnknown}) {
+	if !slices.Equal([]gate.Verdict{judgeHost(syscall.EMFILE), judgeHost(syscall.EADDRNOTAVAIL)}, []gate.Verdict{gate.Unknown, gate.Unknown}) {
 		t.Error("what is wrong here speaks against the host")
 	}
 }

@@ -12,40 +12,6 @@ import (
 
 // This file answers: which of the small mistakes that no other test of the inside noticed are noticed now? See internal/mutate.
 
-// A dial that gives up in the very instant in which its turn comes must hand that turn on: the wait for the budget, the place,
-// and the probe of an open breaker.
-func TestGiveUpInTheInstantOfTheTurn(t *testing.T) {
-	for name, cfg := range map[string]ConnectionConfig{
-		"budget": {Limiter: NewConnectLimiter(10, time.Second)},
-		"place":  {MaxConcurrentDials: 1},
-		"probe":  {CircuitBreakerThreshold: 1, CircuitBreakerResetTimeout: time.Second},
-	} {
-		t.Run(name, func(t *testing.T) {
-			gateTest(t, cfg, func(s *street) {
-				if name == "probe" {
-					s.trip()
-					time.Sleep(time.Second)
-				}
-				v, next := &visitor{class: urgent, turn: make(chan error, 1)}, &visitor{class: urgent, turn: make(chan error, 1)}
-				d := s.g.join(s.key, v)
-				s.g.join(s.key, next)
-				if len(next.turn) > 0 {
-					t.Fatal("both are let in")
-				}
-				s.g.giveUp(d, v) // as if ctx had ended before it looked
-				select {
-				case err := <-next.turn:
-					if err != nil {
-						t.Errorf("the next one: %v", err)
-					}
-				default:
-					t.Error("the next one is not let in")
-				}
-			})
-		})
-	}
-}
-
 // loginFails has no server that it likes.
 type loginFails struct{ tries int }
 
@@ -183,19 +149,5 @@ func TestMoveThatSomebodyElseWants(t *testing.T) {
 		if want := leave(s); s.pendingMove() != want || isClosed(want.done) {
 			t.Errorf("%s: it is gone", name)
 		}
-	}
-}
-
-// Only what becomes more urgent leaves its place in the line.
-func TestRaiseKeepsThePlace(t *testing.T) {
-	left := 0
-	h := &haste{class: asked, leave: func() { left++ }}
-	h.raise(routine)
-	h.raise(asked)
-	if left != 0 {
-		t.Error("it left the line for the same one")
-	}
-	if h.raise(urgent); left != 1 || h.class != urgent {
-		t.Errorf("left %d times, class %v", left, h.class)
 	}
 }

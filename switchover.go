@@ -2,7 +2,12 @@ package wsshard
 
 import (
 	"context"
+	"errors"
+	"slices"
+	"sync/atomic"
 	"time"
+
+	"github.com/seed-829c304d/wsshard/internal/gate"
 )
 
 // This file answers: how is a live connection replaced without losing a message?
@@ -16,20 +21,21 @@ type change[S comparable] struct {
 	relay  *relay[S]
 	report *SwitchoverReport
 
-	haste *haste
+	ticket   *gate.Ticket // at the door, and for a turn
+	begun    atomic.Int64 // instant when the dial of next began; 0: not yet
+	up       atomic.Pointer[gate.Stay]
+	curEnded chan time.Time // cap 1; when cur's connection ended
 
 	began, opened time.Time
 	lost          bool // cur ended by itself
 	dismissed     bool // cur was silent to the end
-	turn          *visitor
-	skipTurn      func() // ends the wait for a turn, without one
 	judgement[S]
 }
 
 // switchover replaces cur and returns the session that delivers from now on: the new one; cur itself, untouched, when it
 // failed; nil when cur was lost meanwhile and the new one did not come.
 func (s *shard[S]) switchover(ctx context.Context, cur *session[S], mv *move) *session[S] {
-	if s.m.cfg.DisableHotSwitchover {
+	if s.closesFirst() {
 		cur.end(ErrReconnect)
 		<-cur.delivered
 		return nil
@@ -39,14 +45,13 @@ func (s *shard[S]) switchover(ctx context.Context, cur *session[S], mv *move) *s
 		relay:  newRelay[S](s.m.cfg.Switchover, s.m.caps.sequence != nil, s.wake),
 		report: &SwitchoverReport{Trigger: mv.trigger, Proof: "none"},
 	}
-	ch.haste = &haste{class: routine, begin: func() { cur.watch.Store(ch.relay) }} // its keys are remembered from there on
+	ch.ticket, ch.curEnded = gate.NewTicket(s.id, 0, gate.Routine), make(chan time.Time, 1)
 	s.enter(ShardSwitching)
 	s.emit(Event[S]{Kind: EventSwitchoverStarted, Generation: cur.st.Generation, Switchover: ch.reported()})
+	defer context.AfterFunc(cur.ctx, func() { ch.curEnded <- time.Now() })()
 	next := ch.run(ctx)
 	s.leavers.Store(nil)
-	if ch.turn != nil {
-		s.run.turns.leave(turnKey, ch.turn, hostUnknown, nil, 0)
-	}
+	s.run.gate.ReturnTurn(ch.ticket)
 	return next
 }
 
@@ -63,8 +68,7 @@ func (ch *change[S]) prepare(ctx context.Context) error {
 	s, cur := ch.s, ch.cur
 	dialCtx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	turned := ch.takeTurn(dialCtx)
-	var dialled <-chan attemptResult[S]
+	dialled := ch.dial(dialCtx)
 	timer := time.NewTimer(time.Hour)
 	defer timer.Stop()
 	var nextGone <-chan struct{}
@@ -77,11 +81,6 @@ func (ch *change[S]) prepare(ctx context.Context) error {
 		}
 		timer.Reset(wait)
 		select {
-		case t := <-turned:
-			if turned, ch.turn = nil, t.turn; t.err != nil {
-				return t.err
-			}
-			dialled = s.attemptAsync(dialCtx, s.state(), ch.haste, ch.relay)
 		case res := <-dialled:
 			if dialled = nil; res.err != nil {
 				return res.err
@@ -95,7 +94,7 @@ func (ch *change[S]) prepare(ctx context.Context) error {
 			curGone, ch.lost = nil, true
 			s.down(cur)
 			s.enter(ShardConnecting)
-			ch.haste.raise(urgent)
+			s.run.gate.Raise(ch.ticket, gate.Down)
 		case <-nextGone:
 			return context.Cause(ch.next.ctx)
 		case <-s.wake:
@@ -106,9 +105,6 @@ func (ch *change[S]) prepare(ctx context.Context) error {
 		silent, stop := ch.wanted(ctx)
 		if stop != nil {
 			cancel(stop)
-			if turned != nil {
-				ch.turn = (<-turned).turn
-			}
 			if dialled != nil {
 				if res := <-dialled; res.err == nil {
 					ch.next = res.session
@@ -130,11 +126,7 @@ func (ch *change[S]) prepare(ctx context.Context) error {
 // wanted says whether cur is taken for dead by now, and why the switchover is to end, if so.
 func (ch *change[S]) wanted(ctx context.Context) (silent bool, stop error) {
 	s := ch.s
-	class, silent, aborted := s.look(ch.mv)
-	ch.haste.raise(class)
-	if silent {
-		ch.skipTurn()
-	}
+	silent, aborted := ch.urge()
 	switch {
 	case ctx.Err() != nil:
 		stop = context.Cause(ctx)
@@ -148,35 +140,62 @@ func (ch *change[S]) wanted(ctx context.Context) (silent bool, stop error) {
 	return silent, stop
 }
 
-var turnKey = doorKey{host: "switchover"}
-
-type turnResult struct {
-	turn *visitor // nil: it did without
-	err  error
+// urge tells the gate how urgent this is by now. For a silent cur it waits for no turn: that would protect nothing.
+func (ch *change[S]) urge() (silent, aborted bool) {
+	s := ch.s
+	class, silent, aborted := s.look(ch.mv)
+	s.run.gate.Raise(ch.ticket, class)
+	if s.warned(ch.mv) {
+		s.run.gate.Noticed(ch.ticket)
+	}
+	if silent {
+		s.run.gate.SkipTurn(ch.ticket)
+	}
+	return silent, aborted
 }
 
-// takeTurn waits for a turn, unless the old connection is silent or lost, or until it is.
-func (ch *change[S]) takeTurn(ctx context.Context) <-chan turnResult {
-	done := make(chan turnResult, 1)
-	class, silent, _ := ch.s.look(ch.mv)
-	ch.haste.raise(class)
-	waiting, skip := context.WithCancel(ctx)
-	if ch.skipTurn = skip; silent {
-		skip()
+// dial begins to open next. It waits until the door and a turn are both free, and holds neither while it waits for the other;
+// a silent or lost cur needs no turn.
+func (ch *change[S]) dial(ctx context.Context) <-chan attemptResult[S] {
+	s := ch.s
+	ch.urge()
+	return s.attemptAsync(ctx, s.state(), ch.ticket, openingHooks{
+		begin: func() {
+			ch.begun.Store(s.m.instant(time.Now()))
+			ch.cur.watch.Store(ch.relay) // its keys are remembered from here on
+		},
+		up: ch.up.Store,
+	}, ch.relay)
+}
+
+// keyTime is how long after next's login cur may be ended for it.
+const keyTime = 2 * time.Second
+
+// tellKeys says to the gate what this switchover has shown of hosts that allow one connection for a key, or for a client.
+func (ch *change[S]) tellKeys(failure error) {
+	g, stay := ch.s.run.gate, ch.up.Load()
+	how, _ := endedAs(ch.cur.cause())
+	kicked := false
+	if ch.lost && how == gate.Theirs && stay != nil {
+		at := <-ch.curEnded
+		kicked = !at.Before(ch.s.m.at(ch.begun.Load())) && (ch.opened.IsZero() || at.Sub(ch.opened) <= keyTime)
 	}
-	go func() {
-		defer skip()
-		defer context.AfterFunc(ch.cur.ctx, skip)()
-		var t turnResult
-		if waiting.Err() == nil {
-			t.turn, t.err = ch.haste.enter(waiting, ch.s.run.turns, turnKey, nil)
-		}
-		if ctx.Err() == nil { // else it was told to do without
-			t.err = nil
-		}
-		done <- t
-	}()
-	return done
+	switch {
+	case kicked || failure == nil && stay != nil:
+		g.Kicked(stay, kicked)
+	case failure != nil && !ch.lost && ch.unwanted(failure):
+		g.Crowded(ch.cur.stay.Key())
+	}
+}
+
+// unwanted reports whether the host refused next, or closed it while it was young.
+func (ch *change[S]) unwanted(failure error) bool {
+	var he *HandshakeError
+	if errors.As(failure, &he) {
+		return he.StatusCode >= 400 && he.StatusCode < 500 && !slices.Contains([]int{408, 418, 425, 429}, he.StatusCode)
+	}
+	how, _ := endedAs(failure)
+	return ch.next != nil && how == gate.Theirs && time.Since(ch.next.opened) < ch.s.m.cfg.Backoff.StableAfter
 }
 
 // cutOver lets cur deliver its last, and next deliver from then on.
@@ -240,6 +259,7 @@ func (ch *change[S]) reported() *SwitchoverReport {
 func (ch *change[S]) succeeded() *session[S] {
 	s, mv := ch.s, ch.mv
 	s.m.count.switched.Add(1)
+	ch.tellKeys(nil)
 	if ch.lost {
 		s.emit(Event[S]{Kind: EventConnected, Generation: ch.next.st.Generation})
 	}
@@ -268,6 +288,7 @@ func (ch *change[S]) failed(ctx context.Context, err error) *session[S] {
 	}
 	ch.report.Held, ch.report.Dropped, _ = ch.relay.counts()
 	s.m.count.switchFailed.Add(1)
+	ch.tellKeys(err)
 	if ctx.Err() == nil {
 		s.log.Warn("switchover failed", "trigger", ch.report.Trigger, "err", err)
 		s.emit(Event[S]{Kind: EventSwitchoverFailed, Generation: ch.cur.st.Generation, Err: err, Switchover: ch.reported()})

@@ -31,7 +31,8 @@ func oneEach() wsshard.Config {
 	return cfg
 }
 
-// TestLifetime: a connection is replaced when it is 90 to 100 % of its lifetime old, each at its own time.
+// TestLifetime: a first connection is replaced when it is 50 to 100 % of its lifetime old, later ones at 90 to 100 %; each at its
+// own time, none sooner after another than a quarter of what there is room for.
 func TestLifetime(t *testing.T) {
 	cfg := oneEach()
 	cfg.Connection.ProactiveReconnectInterval = 100 * time.Minute
@@ -40,16 +41,23 @@ func TestLifetime(t *testing.T) {
 	bubble(t, cfg, nil, func(w *world) {
 		w.start(numbered(40)...)
 		last := make(map[string]time.Duration)
-		seen, early, late := 0, false, false
+		seen, early, late, before := 0, false, false, -time.Hour
 		for range 10 {
 			after(100 * time.Minute)
 			list, at := w.switchovers(wsshard.EventSwitchoverStarted)
 			for i, name := range list {
-				age := at[i] - last[name]
-				if age < 90*time.Minute || age > 100*time.Minute {
+				age, least := at[i]-last[name], 90*time.Minute
+				if last[name] == 0 {
+					least = 50 * time.Minute
+				}
+				if age < least || age > 101*time.Minute {
 					t.Errorf("%s: replaced at the age of %v", name, age)
 				}
-				early, late = early || age < 92*time.Minute, late || age > 98*time.Minute
+				if d := at[i] - before; d < 100*time.Minute/(4*40) {
+					t.Errorf("%s: replaced %v after another", name, d)
+				}
+				before = at[i]
+				early, late = early || least < age && age < 92*time.Minute, late || age > 98*time.Minute
 				last[name] = at[i]
 				seen++
 			}
@@ -63,62 +71,64 @@ func TestLifetime(t *testing.T) {
 	})
 }
 
-// TestLifetimeSwitchoverFails: three times in a row, MaxDelay apart, and the connection is broken. The next one has its three
-// attempts again.
+// TestLifetimeSwitchoverFails: no failure to get a new connection ends a live one. It is tried again by a backoff that grows to a
+// quarter of the interval, and each failure is told.
 func TestLifetimeSwitchoverFails(t *testing.T) {
 	cfg := noJitter()
 	cfg.Connection.ProactiveReconnectInterval = time.Hour
 	cfg.Connection.CircuitBreakerThreshold = off1
-	cfg.Backoff.MaxDelay = 40 * time.Second
 	bubble(t, cfg, nil, func(w *world) {
 		w.start("a")
-		for range 2 {
-			opened := time.Now()
-			w.net.OnDial(func(context.Context, int, string) error { return errTest })
-			after(55 * time.Minute)
-			for len(w.app.takeCauses()) == 0 {
-				if time.Sleep(time.Second); time.Since(opened) > 2*time.Hour {
-					t.Fatal("it lives for ever")
-				}
-				w.net.OnDial(func(context.Context, int, string) error {
-					if w.m.Metrics().Shards[0].IsConnected {
-						return errTest
-					}
-					return nil
-				})
+		w.net.OnDial(func(context.Context, int, string) error { return errTest })
+		after(8 * time.Hour)
+		w.wantCauses()
+		var at []time.Time
+		for _, ev := range w.app.takeEvents(wsshard.EventSwitchoverFailed, wsshard.EventDisconnected) {
+			if ev.Kind != wsshard.EventSwitchoverFailed || ev.Switchover.Trigger != "lifetime" || !errors.Is(ev.Err, errTest) {
+				t.Errorf("%+v", ev)
 			}
-			var at []time.Duration
-			for _, ev := range w.app.takeEvents(wsshard.EventSwitchoverFailed, wsshard.EventDisconnected) {
-				at = append(at, ev.Time.Sub(opened))
-				if ev.Kind == wsshard.EventSwitchoverFailed && ev.Switchover.Trigger != "lifetime" ||
-					ev.Kind == wsshard.EventDisconnected && !errors.Is(ev.Err, wsshard.ErrReconnect) {
-					t.Errorf("%+v", ev)
-				}
-			}
-			if len(at) != 4 || at[1]-at[0] != cfg.Backoff.MaxDelay || at[2]-at[1] != cfg.Backoff.MaxDelay || at[3] != at[2] {
-				t.Errorf("failed three times and was broken after %v", at)
-			}
-			w.sync()
-			w.wantTopics("a")
+			at = append(at, ev.Time)
 		}
+		const quarter = 15 * time.Minute
+		if n := len(at); n < 30 || n > 50 || at[1].Sub(at[0]) > time.Second || at[n-1].Sub(at[n-2]) != quarter {
+			t.Fatalf("tried again at %v", at)
+		}
+		w.net.OnDial(nil)
+		after(quarter + 5*time.Second)
+		w.wantCauses(wsshard.ErrReplaced)
+		if m := w.m.Metrics(); m.Gaps != 0 || m.Errors != 0 {
+			t.Errorf("%d gaps, %d errors", m.Gaps, m.Errors)
+		}
+		w.wantTopics("a")
 	})
 }
 
-// Failures count in a row: two before each success break nothing.
-func TestLifetimeSwitchoverFailsTwice(t *testing.T) {
+// An emptied shard is not rotated until it has a topic again; one that never had a topic, a login-only stream, is.
+func TestLifetimeOfEmptyShards(t *testing.T) {
 	cfg := noJitter()
 	cfg.Connection.ProactiveReconnectInterval = time.Hour
-	cfg.Connection.CircuitBreakerThreshold = off1
 	bubble(t, cfg, nil, func(w *world) {
 		w.start("a")
-		w.net.OnDial(func(_ context.Context, k int, _ string) error {
-			if k%3 != 1 {
-				return errTest
-			}
-			return nil
-		})
-		after(5 * time.Hour)
-		w.wantCauses(wsshard.ErrReplaced, wsshard.ErrReplaced, wsshard.ErrReplaced, wsshard.ErrReplaced, wsshard.ErrReplaced)
+		if err := w.m.Unsubscribe("a"); err != nil {
+			t.Fatal(err)
+		}
+		after(24 * time.Hour)
+		if n := w.net.Dials(); n != 1 {
+			t.Errorf("%d dials of an empty shard in a day", n)
+		}
+		w.subscribe("b")
+		after(3 * time.Minute)
+		if n := w.net.Dials(); n != 2 {
+			t.Errorf("%d dials, it is old and has a topic", n)
+		}
+		w.wantTopics("b")
+	})
+	bubble(t, cfg, nil, func(w *world) {
+		w.start()
+		after(3 * time.Hour)
+		if n := w.net.Dials(); n < 3 {
+			t.Errorf("%d dials of a shard that never had a topic in 3 h", n)
+		}
 	})
 }
 

@@ -2,6 +2,7 @@ package wsshard_test
 
 import (
 	"context"
+	"net/http"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -200,7 +201,7 @@ func turnWorld(t *testing.T, shards int, script func(w *world, dialled func() []
 	})
 }
 
-// dialOrder notes of which shards URL was asked.
+// dialOrder notes which shards have dialled.
 type dialOrder struct {
 	mu     sync.Mutex
 	shards []int
@@ -215,17 +216,17 @@ func (o *dialOrder) take() []int {
 	return got
 }
 
-// dialNoting is tagged, and notes its dials.
+// dialNoting is tagged, and notes its dials: headers are asked for when the wait is over.
 type dialNoting struct {
 	tagged
 	order *dialOrder
 }
 
-func (d dialNoting) URL(ctx context.Context, st wsshard.ConnectionState) (string, error) {
+func (d dialNoting) ConnectionHeaders(_ context.Context, st wsshard.ConnectionState) (http.Header, error) {
 	d.order.mu.Lock()
+	defer d.order.mu.Unlock()
 	d.order.shards = append(d.order.shards, st.ShardID)
-	d.order.mu.Unlock()
-	return d.tagged.URL(ctx, st)
+	return nil, nil
 }
 
 // asking is an app that asks for a switchover when a connection ends that never delivered.

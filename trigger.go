@@ -3,8 +3,9 @@ package wsshard
 import (
 	"context"
 	"errors"
-	"sync"
 	"time"
+
+	"github.com/seed-829c304d/wsshard/internal/gate"
 )
 
 // This file answers: who asks for a switchover, and who joins one?
@@ -25,7 +26,7 @@ const noticeTwice = time.Minute
 // move is a switchover that is asked for or under way. While it is shard.move, shard.mu protects what says so.
 type move struct {
 	trigger string        // of who asked first
-	class   urgency       // under shard.mu
+	class   gate.Urgency  // under shard.mu
 	silent  error         // why the old connection is taken for dead; nil: it lives. Under shard.mu
 	callers int           // that wait for it. Under shard.mu
 	routine bool          // goes on without callers. Under shard.mu
@@ -96,7 +97,7 @@ func (s *shard[S]) pendingMove() *move {
 
 // look returns what may change while a switchover is under way. One that nobody wants any more is let go of: whoever asks
 // from now on means another.
-func (s *shard[S]) look(mv *move) (class urgency, silent, aborted bool) {
+func (s *shard[S]) look(mv *move) (class gate.Urgency, silent, aborted bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if mv.aborted && s.move == mv {
@@ -114,6 +115,13 @@ func (s *shard[S]) silenceLocked(mv *move) error {
 		poke(c.wake)
 	}
 	return mv.silent
+}
+
+// warned reports whether a server's notice asks for mv, too.
+func (s *shard[S]) warned(mv *move) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return mv.noticed
 }
 
 // takeMove takes the switchover that is asked for, if any, so that nobody joins it any more.
@@ -144,14 +152,14 @@ func (s *shard[S]) answerMove(err error) {
 
 // replaceSilent asks for c, which is silent, to be replaced; false when it must reconnect instead.
 func (s *shard[S]) replaceSilent(c *session[S], cause error) bool {
-	if s.m.cfg.DisableHotSwitchover || s.live.Load() != c {
+	if s.closesFirst() || s.live.Load() != c {
 		return false
 	}
 	trigger := triggerData
 	if errors.Is(cause, ErrPongTimeout) {
 		trigger = triggerPong
 	}
-	s.ask(&move{trigger: trigger, class: asked, silent: cause})
+	s.ask(&move{trigger: trigger, class: gate.Asked, silent: cause})
 	return true
 }
 
@@ -170,52 +178,10 @@ func (s *shard[S]) heed(c *session[S]) {
 	switch {
 	case age == 0:
 	case s.noticed.Load() == c.st.Generation && age <= noticeTwice:
-	case s.m.cfg.DisableHotSwitchover:
+	case s.closesFirst():
 		s.noticed.Store(c.st.Generation + 1)
 		s.askReconnect()
 	default:
-		s.ask(&move{trigger: triggerNotice, class: routine})
+		s.ask(&move{trigger: triggerNotice, class: gate.Routine})
 	}
-}
-
-// haste is how urgent a dial is. A switchover may become more urgent while it waits in line: then it leaves the line for the
-// shorter one.
-type haste struct {
-	begin func() // called when the dial begins, after all waiting; nil: nobody asks
-
-	mu    sync.Mutex // protects following fields; a leaf lock
-	class urgency
-	leave context.CancelFunc // the line it waits in; nil: none
-}
-
-func (h *haste) raise(class urgency) {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	if class < h.class {
-		h.class = class
-		if h.leave != nil {
-			h.leave()
-		}
-	}
-}
-
-// enter waits in line before g. lost: see gate.enter.
-func (h *haste) enter(ctx context.Context, g *gate, k doorKey, lost <-chan struct{}) (*visitor, error) {
-	for {
-		line, leave := context.WithCancel(ctx)
-		v, err := g.enter(line, k, h.waits(leave), lost)
-		h.waits(nil)
-		moved := line.Err() != nil && ctx.Err() == nil
-		leave()
-		if err == nil || !moved {
-			return v, err
-		}
-	}
-}
-
-func (h *haste) waits(leave context.CancelFunc) urgency {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	h.leave = leave
-	return h.class
 }

@@ -97,9 +97,6 @@ func (o options) dataTimeout() time.Duration { return max(time.Second, o.duratio
 func (o options) config() wsshard.Config {
 	return wsshard.Config{
 		MaxSubscriptionsPerShard: o.perShard,
-		Connection: wsshard.ConnectionConfig{
-			CircuitBreakerResetTimeout: 500 * time.Millisecond, // the server is never away for long
-		},
 		Backoff: wsshard.BackoffConfig{
 			InitialDelay: 50 * time.Millisecond,
 			MaxDelay:     time.Second,

@@ -49,7 +49,6 @@ func (sp *spec) config() wsshard.Config {
 	if sp.Hasty {
 		cfg.Connection.ConnectTimeout = 3 * time.Second
 		cfg.Connection.WriteTimeout = 2 * time.Second
-		cfg.Connection.CircuitBreakerResetTimeout = 500 * time.Millisecond
 		cfg.Connection.ProactiveReconnectInterval = time.Minute
 		cfg.Backoff = wsshard.BackoffConfig{InitialDelay: 50 * time.Millisecond, MaxDelay: time.Second, StableAfter: time.Second}
 		cfg.Switchover = wsshard.SwitchoverConfig{Linger: 100 * time.Millisecond, Timeout: 3 * time.Second}

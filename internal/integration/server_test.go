@@ -244,9 +244,6 @@ func (n *natsServer) subscriber(book *account, cfg wsshard.Config, subjects ...s
 	if cfg.Backoff == (wsshard.BackoffConfig{}) {
 		cfg.Backoff = wsshard.BackoffConfig{InitialDelay: 5 * time.Millisecond, MaxDelay: 100 * time.Millisecond}
 	}
-	if cfg.Connection.CircuitBreakerResetTimeout == 0 {
-		cfg.Connection.CircuitBreakerResetTimeout = 50 * time.Millisecond
-	}
 	s, err := New(Options{URL: n.url(), Name: "shard", Config: cfg, Receive: book.receive, Removed: book.record.removed, Observe: book.event})
 	if err != nil {
 		n.t.Fatal(err)

@@ -33,7 +33,7 @@ func TestPlantsApply(t *testing.T) {
 	if err := rotten.check(l); err == nil {
 		t.Error("a plant that does not apply is not noticed")
 	}
-	broken := plant{"broken", ".", []replacement{{"shard.go", "s.aged = 0\n\twaited", "s.aged = \"\"\n\twaited"}}}
+	broken := plant{"broken", ".", []replacement{{"shard.go", "s.renewals.restart()\n\twaited", "s.renewals.restart(\"\")\n\twaited"}}}
 	if err := broken.check(l); err == nil {
 		t.Error("a plant that does not compile is not noticed")
 	}

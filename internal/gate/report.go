@@ -1,0 +1,128 @@
+package gate
+
+import (
+	"cmp"
+	"slices"
+	"time"
+)
+
+// This file answers: what does a door say of itself?
+
+// Report says why dials wait at a door.
+type Report struct {
+	Host, Egress string
+	Reason       string // down, toomany, retryafter, bench, limiter, single-connection, connections, displacing; "" open
+	Status       int
+	Failed       int
+	Until        time.Time
+	Waiting      int
+	Benched      int
+	Width        int
+	Lasted       time.Duration // since when it is, or was, so
+	Connected    int           // sessions that are open
+}
+
+// Kind says what News are about.
+type Kind int
+
+const (
+	Shut             Kind = iota // the door has been shut, or a shard has been sent to the bench
+	Still                        // it is so yet; once a minute
+	Opened                       // it is over
+	SingleConnection             // see single.go
+)
+
+// News is something to be told.
+type News struct {
+	Kind   Kind
+	Trip   bool // of Shut: it is the door that was shut
+	Report Report
+	Err    error         // of the last dial
+	Delay  time.Duration // to the next probe
+}
+
+func (d *door) tell(k Kind, r Report, err error) {
+	n := News{Kind: k, Report: r, Err: err, Trip: k == Shut && r.Reason != "bench"}
+	if !r.Until.IsZero() {
+		n.Delay = max(0, time.Until(r.Until))
+	}
+	*d.news = append(*d.news, n)
+}
+
+// Doors are the reports of those doors that are shut or have a line, by host and egress.
+func (g *Gate) Doors() (all []Report) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	now := time.Now()
+	for _, d := range g.doors {
+		if r := d.report(now); r.Reason != "" || r.Waiting > 0 {
+			all = append(all, r)
+		}
+	}
+	slices.SortFunc(all, func(a, b Report) int { return cmp.Or(cmp.Compare(a.Host, b.Host), cmp.Compare(a.Egress, b.Egress)) })
+	return all
+}
+
+// report says what matters most: what holds back most.
+func (d *door) report(now time.Time) Report {
+	r := d.blank()
+	l, busy := &d.down, false
+	for c := range d.busy {
+		if b := &d.busy[c]; b.shut && (!l.shut || b.next.After(l.next) && !busy) {
+			l, busy = b, true
+		}
+	}
+	switch {
+	case busy && l.told:
+		r.Reason, r.Failed = "retryafter", d.refusals
+	case busy:
+		r.Reason, r.Failed = "toomany", d.refusals
+	case l.shut:
+		r.Reason, r.Failed = "down", d.failed
+	case len(d.bench.seats) > 0:
+		return d.benchReport(now)
+	case d.budget != nil:
+		r.Reason = "limiter"
+	}
+	r.Status, r.Until, r.Lasted = l.status, l.next, d.since(l, now)
+	return r
+}
+
+func (d *door) since(l *lock, now time.Time) time.Duration {
+	if !l.shut {
+		return 0
+	}
+	return now.Sub(l.since)
+}
+
+// benchReport is what the bench says of itself.
+func (d *door) benchReport(now time.Time) Report {
+	r := d.blank()
+	r.Reason, r.Status = "bench", d.benchStatus
+	r.Until, r.Lasted = d.bench.wake(), now.Sub(d.bench.since)
+	for _, s := range d.bench.seats {
+		r.Failed += s.refusals
+	}
+	return r
+}
+
+func (d *door) blank() Report {
+	r := Report{Host: d.key.Host, Egress: d.key.Egress, Width: d.width, Connected: d.stays.Len()}
+	for _, s := range d.bench.seats {
+		if s.refusals > 0 {
+			r.Benched++
+		}
+	}
+	r.Waiting = d.bench.waiting()
+	for _, line := range d.lines {
+		r.Waiting += len(line)
+	}
+	if d.budget != nil {
+		r.Waiting++
+	}
+	return r
+}
+
+func sortByOrder(all []*Ticket) {
+	slices.SortFunc(all, func(a, b *Ticket) int { return cmp.Compare(a.seat.order, b.seat.order) })
+}

@@ -1,0 +1,121 @@
+package wsshard
+
+import (
+	"context"
+	"errors"
+	"math"
+	"net"
+	"net/http"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/seed-829c304d/wsshard/internal/gate"
+)
+
+// This file answers: what does a dial's result say of the host?
+
+// judgeHost says so for the gate. Refused, reset, timeout, TLS, DNS and 5xx speak against it, and so does what
+// Config.Connection.NetDialContext returns and nobody knows; what went wrong on our side says nothing.
+func judgeHost(err error) gate.Verdict {
+	var he *HandshakeError
+	var pe *ProxyError
+	var ne net.Error
+	var te *tlsError
+	var oe *net.OpError
+	var td *theirDialError
+	var de *net.DNSError
+	var ae *net.AddrError
+	switch {
+	case err == nil:
+		return gate.Up
+	case errors.Is(err, context.Canceled), errors.Is(err, ErrStopped):
+		return gate.Unknown
+	case errors.As(err, &pe) && pe.StatusCode != 0:
+		return answered(pe.StatusCode)
+	case errors.Is(err, errProxyAuth):
+		return gate.NotYou
+	case errors.Is(err, errUnreachable):
+		return gate.Failed
+	case errors.As(err, &he):
+		return answered(he.StatusCode)
+	case isSocketError(err, socketOurs), errors.As(err, &ae), strings.Contains(err.Error(), "no suitable address"): // of our family
+		return gate.Unknown
+	case errors.As(err, &te), errors.As(err, &oe) && (oe.Op == "remote error" || oe.Op == "local error"):
+		return gate.Failed // alerts, theirs and ours: TLS 1.3 refuses a client after the handshake
+	case errors.Is(err, context.DeadlineExceeded), errors.As(err, &ne) && ne.Timeout():
+		return gate.Failed
+	case isSocketError(err, socketDown), isBroken(err), errors.As(err, &de):
+		return gate.Failed
+	case errors.As(err, &td):
+		return gate.Failed
+	}
+	return gate.Unknown
+}
+
+// answered is what an HTTP status says.
+func answered(status int) gate.Verdict {
+	switch {
+	case status == http.StatusTooManyRequests:
+		return gate.TooMany
+	case status == http.StatusTeapot:
+		return gate.Banned
+	case status == http.StatusUnauthorized, status == http.StatusForbidden, status == http.StatusProxyAuthRequired:
+		return gate.NotYou
+	case status == http.StatusRequestTimeout, status == http.StatusTooEarly, status >= 500:
+		return gate.Failed
+	}
+	return gate.Neither
+}
+
+// theirDialError marks what Config.Connection.NetDialContext returned.
+type theirDialError struct{ err error }
+
+func (e *theirDialError) Error() string { return e.err.Error() }
+func (e *theirDialError) Unwrap() error { return e.err }
+
+// toldError is an answer of a proxy that named a time.
+type toldError struct {
+	error
+	retryAfter time.Duration
+}
+
+func (e *toldError) Unwrap() error { return e.error }
+
+// What a host may ask for at most.
+const (
+	maxRetryAfter  = time.Hour
+	maxBannedAfter = 72 * time.Hour // after a 418
+)
+
+// retryAfter is what an answer of 429, 418 or 503 asks for, at most what such an answer may; 0: nothing.
+func retryAfter(status int, h http.Header, now time.Time) time.Duration {
+	most := maxRetryAfter
+	switch status {
+	case http.StatusTeapot:
+		most = maxBannedAfter
+	case http.StatusTooManyRequests, http.StatusServiceUnavailable:
+	default:
+		return 0
+	}
+	if at, err := http.ParseTime(h.Get("Date")); err == nil { // a date is meant by the clock that made this one
+		now = at
+	}
+	return parseRetryAfter(h.Get("Retry-After"), now, most)
+}
+
+// parseRetryAfter reads seconds, with a fraction too, or an HTTP date (RFC 9110 §10.2.3); 0: neither, or past.
+func parseRetryAfter(value string, now time.Time, most time.Duration) time.Duration {
+	value = strings.TrimSpace(value)
+	if at, err := http.ParseTime(value); err == nil {
+		return max(0, min(at.Sub(now), most))
+	}
+	if strings.Trim(value, "0123456789.") != "" { // no exponents, no signs, no NaN
+		return 0
+	}
+	n, err := strconv.ParseFloat(value, 64)
+	if err != nil && !errors.Is(err, strconv.ErrRange) {
+		return 0
+	}
+	return time.Duration(math.Ceil(min(n, most.Seconds()) * float64(time.Second)))
+}
