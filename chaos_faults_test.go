@@ -164,15 +164,14 @@ func (c *chaos) halt() {
 	defer c.mu.Unlock()
 	c.stops = append(c.stops, took)
 	for id, ev := range c.down {
-		ev.ShardID, ev.To, ev.Time = id, time.Now(), time.Now()
-		c.outages = append(c.outages, ev)
+		c.outages = append(c.outages, wsshard.Event[string]{Kind: wsshard.EventDisconnected, ShardID: id, Generation: uint64(c.life), From: ev.From, To: time.Now()})
 	}
 	for id := range shards { // and what came no more
 		at, ok := c.heard[id]
 		if !ok {
 			at = c.lives[len(c.lives)-1]
 		}
-		c.outages = append(c.outages, wsshard.Event[string]{ShardID: id, From: at, To: time.Now()})
+		c.outages = append(c.outages, wsshard.Event[string]{Kind: wsshard.EventStopped, ShardID: id, Generation: uint64(c.life), From: at, To: time.Now()})
 	}
 	c.down, c.heard = map[int]wsshard.Event[string]{}, map[int]time.Time{}
 	for shard, n := range c.inside {

@@ -308,8 +308,7 @@ func (c *chaos) OnEvent(ev wsshard.Event[string]) {
 	defer c.hook("OnEvent", "")
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.story = append(c.story, fmt.Sprintf("%v shard %d gen %d: %v err=%v delay=%v from=%v to=%v subs=%v %+v", ev.Time.Sub(c.begin), ev.ShardID, ev.Generation,
-		ev.Kind, ev.Err, ev.Delay, ev.From.Sub(c.begin), ev.To.Sub(c.begin), ev.Subs, ev.Switchover))
+	c.story = append(c.story, storyOf(ev, c.begin))
 	conn := chaosConn{c.life, ev.ShardID, ev.Generation}
 	switch ev.Kind {
 	case wsshard.EventSwitchoverStarted:

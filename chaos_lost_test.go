@@ -152,10 +152,11 @@ func (c *chaos) unsettled(topic string, history []onSpan, at time.Time, sp span)
 	return false
 }
 
-// stoppedFirst reports whether Stop ended what the application would have been told of.
+// stoppedFirst reports whether Stop came before the gap of a loss that was told of, or before what came last could be read.
 func (c *chaos) stoppedFirst(at time.Time, sp span) bool {
-	return sp.stopped && slices.ContainsFunc(c.outages, func(ev wsshard.Event[string]) bool {
-		const skew = time.Second
-		return ev.ShardID == sp.shard && !sp.to.After(ev.To) && ev.To.Sub(sp.to) <= chaosStop && !at.Before(ev.From.Add(-skew))
+	const skew = time.Second
+	return slices.ContainsFunc(c.outages, func(ev wsshard.Event[string]) bool {
+		known := ev.Kind == wsshard.EventDisconnected
+		return ev.ShardID == sp.shard && sp.life == int(ev.Generation) && (known || sp.stopped) && !at.Before(ev.From.Add(-skew)) && !at.After(ev.To)
 	})
 }

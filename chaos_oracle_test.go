@@ -84,7 +84,7 @@ func (c *chaos) checkCalm(mt wsshard.Metrics) {
 		c.t.Errorf("I5: %d connections lost or attempts failed, with switchovers only", mt.Errors)
 	}
 	for _, ev := range c.gaps {
-		forced := slices.ContainsFunc(c.overlaps(), func(at time.Time) bool { return !at.Before(ev.From) && !at.After(ev.To.Add(time.Second)) })
+		forced := c.took[chaosConn{c.lifeAt(ev.Time), ev.ShardID, ev.Generation}].forced
 		switch {
 		case c.trait.Switch == "disabled" || forced || c.onlyAnew(): // each replacement is a loss, then, or was cut without proof
 		case !ev.Time.Before(c.published): // silence is no surprise
@@ -92,16 +92,6 @@ func (c *chaos) checkCalm(mt wsshard.Metrics) {
 			c.t.Errorf("I5: a gap from %v to %v of shard %d, with switchovers only", ev.From.Sub(c.begin), ev.To.Sub(c.begin), ev.ShardID)
 		}
 	}
-}
-
-// overlaps is when switchovers were cut without proof.
-func (c *chaos) overlaps() (at []time.Time) {
-	for _, took := range c.took {
-		if took.forced {
-			at = append(at, took.at)
-		}
-	}
-	return at
 }
 
 // order is what was delivered of a topic.
@@ -117,22 +107,33 @@ func (c *chaos) checkOrder(topic string, spans []span, total *chaosTotals) order
 	for _, tick := range c.ticks[topic] {
 		o.times[tick.n] = tick.at
 	}
+	history := c.history(topic)
 	type lane struct{ life, shard int }
-	last := make(map[lane]delivery)
+	type tail struct{ last, before delivery } // of the connection that delivers, and the highest of those before it
+	tails := make(map[lane]*tail)
 	for _, d := range c.got[topic] {
 		of := lane{d.conn.life, d.conn.shard}
-		switch before, any := last[of]; {
+		t := tails[of]
+		if t == nil {
+			t = &tail{last: delivery{-1, d.conn}, before: delivery{-1, d.conn}}
+			tails[of] = t
+		}
+		if t.last.conn != d.conn {
+			if t.last.n > t.before.n {
+				t.before = t.last
+			}
+			t.last = delivery{-1, d.conn}
+		}
+		switch {
 		case c.twice(o.by[d.n], d.conn, len(spans) == 1):
 			c.accuse(topic, "I4: %s:%d was delivered twice, by %+v after %+v", topic, d.n, d.conn, o.by[d.n])
 			total.Duplicates++
-		case any && d.n < before.n && len(o.by[d.n]) == 0 && !c.onlyOnNext(topic, d.n, o.times[d.n], before.conn, d.conn):
-			c.accuse(topic, "I3: %s:%d, published at %v, came after %d, by %+v after %+v", topic, d.n, o.times[d.n].Sub(c.begin), before.n, d.conn, before.conn)
-		case any && d.n <= before.n && d.conn == before.conn:
-			c.accuse(topic, "I3: %s:%d came after %d on one connection", topic, d.n, before.n)
+		case d.n <= t.last.n:
+			c.accuse(topic, "I3: %s:%d came after %d on one connection, %+v", topic, d.n, t.last.n, d.conn)
+		case d.n < t.before.n && len(o.by[d.n]) == 0 && !c.onlyOnNext(topic, d.n, o.times[d.n], history, t.before.conn, d.conn):
+			c.accuse(topic, "I3: %s:%d, published at %v, came after %d, by %+v after %+v", topic, d.n, o.times[d.n].Sub(c.begin), t.before.n, d.conn, t.before.conn)
 		}
-		if before := last[of]; d.n > before.n || d.conn != before.conn {
-			last[of] = delivery{max(d.n, before.n), d.conn}
-		}
+		t.last.n = max(t.last.n, d.n)
 		o.by[d.n] = append(o.by[d.n], d.conn)
 		total.Delivered++
 	}
@@ -166,15 +167,15 @@ func (c *chaos) neighbours(cur, next chaosConn) bool {
 
 // onlyOnNext reports whether a number that next brought never was on its way by cur, as the server knows, or was lost there by a
 // callback: all of cur still comes before all of next.
-func (c *chaos) onlyOnNext(topic string, n int, at time.Time, cur, next chaosConn) bool {
+func (c *chaos) onlyOnNext(topic string, n int, at time.Time, history []onSpan, cur, next chaosConn) bool {
 	key := fmt.Sprintf("%s:%d", topic, n)
 	if c.panicked[key] || c.dropped[key] {
 		return true
 	}
-	if cur == next || !c.took[next].switchover {
+	if !c.took[next].switchover {
 		return false
 	}
-	for _, on := range c.history(topic) {
+	for _, on := range history {
 		if on.conn == cur && on.on.Before(at) && (on.off.IsZero() || on.off.After(at)) {
 			return false
 		}
@@ -186,7 +187,7 @@ func (c *chaos) onlyOnNext(topic string, n int, at time.Time, cur, next chaosCon
 type onSpan struct {
 	conn    chaosConn
 	on, off time.Time // off is zero when it was never turned off there
-	end     time.Time // when the application heard of the connection's end; zero: it lives
+	end     time.Time // when the application heard of the connection's end, or the server before; zero: it lives
 	asked   time.Time // when the subscription was encoded
 	dropped time.Time // when the unsubscription that came after it was; zero: none was
 }
@@ -221,7 +222,7 @@ func (c *chaos) history(topic string) (list []onSpan) {
 		if k := seen[conn]; !ch.On {
 			list[at[conn]].off = ch.At
 		} else {
-			s := onSpan{conn: conn, on: ch.At, end: c.ends[conn]}
+			s := onSpan{conn: conn, on: ch.At, end: earliest(c.ends[conn], closedAt(ch.Peer))}
 			if k < len(asked[conn]) {
 				s.asked = asked[conn][k].at
 			}
@@ -234,6 +235,16 @@ func (c *chaos) history(topic string) (list []onSpan) {
 		seen[conn]++
 	}
 	return list
+}
+
+// closedAt is when the server was told to close; zero: never.
+func closedAt(p *wstest.Peer) time.Time {
+	for _, f := range p.FrameLog() {
+		if f.Kind == wstest.KindClose {
+			return f.At
+		}
+	}
+	return time.Time{}
 }
 
 // connOf is what the library calls a connection.

@@ -1,6 +1,12 @@
 package wsshard_test
 
-import "slices"
+import (
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/seed-829c304d/wsshard"
+)
 
 // This file answers: what is told of a seed of chaos that failed?
 
@@ -36,4 +42,15 @@ func (c *chaos) explain() {
 			c.t.Logf("%s is rejected at %v on %+v", topic, r.at.Sub(c.begin), c.connOf(r.peer))
 		}
 	}
+}
+
+func storyOf(ev wsshard.Event[string], begin time.Time) string {
+	text := fmt.Sprintf("%v shard %d gen %d: %v", ev.Time.Sub(begin), ev.ShardID, ev.Generation, ev.Kind)
+	switch {
+	case ev.Kind == wsshard.EventGap:
+		return fmt.Sprintf("%s from %v to %v of %v", text, ev.From.Sub(begin), ev.To.Sub(begin), ev.Subs)
+	case ev.Switchover != nil:
+		return fmt.Sprintf("%s %+v err=%v", text, *ev.Switchover, ev.Err)
+	}
+	return fmt.Sprintf("%s err=%v delay=%v subs=%v", text, ev.Err, ev.Delay, ev.Subs)
 }

@@ -129,7 +129,7 @@ type chaos struct {
 	again      map[string][]time.Time // resubscribed
 	gaps       []wsshard.Event[string]
 	down       map[int]wsshard.Event[string] // by shard: a loss that was told of, and no gap yet
-	outages    []wsshard.Event[string]       // losses that Stop ended, as if they were gaps
+	outages    []wsshard.Event[string]       // losses that Stop ended, as if they were gaps; Generation is the life
 	heard      map[int]time.Time             // by shard: the tick of the last message
 	parked     []time.Time
 	trips      int
