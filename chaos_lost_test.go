@@ -109,17 +109,18 @@ func (c *chaos) offToRefresh(topic string, history []onSpan, at time.Time, sp sp
 	return false
 }
 
-// askedAgain reports whether the unsubscription that ended on was one to ask again.
+// askedAgain reports whether the unsubscription that ended on was one to ask again: somebody asked for that, or it was
+// unsubscribed and subscribed between two requests.
 func (c *chaos) askedAgain(topic string, on onSpan) bool {
-	return c.dropsToRefresh() && slices.ContainsFunc(c.again[topic], func(t time.Time) bool {
-		return !t.Before(on.asked) && !t.After(on.dropped)
-	})
+	between := func(t time.Time) bool { return !t.Before(on.asked) && !t.After(on.dropped) }
+	anew := func(sp span) bool { return between(sp.from) && (sp.to.IsZero() || sp.to.After(on.dropped)) }
+	return c.dropsToRefresh() && (slices.ContainsFunc(c.again[topic], between) || slices.ContainsFunc(c.wanted[topic], anew))
 }
 
 // rejectedBy reports whether the server had rejected the topic, and had it nowhere at that time.
 func (c *chaos) rejectedBy(topic string, history []onSpan, at time.Time, sp span) bool {
 	for _, on := range history {
-		if sp.mine(on.conn) && on.has(at) {
+		if sp.mine(on.conn) && on.has(at) && on.has(at.Add(2*c.skew)) { // else what it had to send was lost with it
 			return false
 		}
 	}
