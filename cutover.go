@@ -108,7 +108,7 @@ func (ch *change[S]) deadline() (at time.Time, ok bool) {
 	if limit <= 0 || next.upto.Load() < ch.cur.upto.Load() && ch.stillAt.IsZero() {
 		return at, false
 	}
-	return latest(ch.stillAt, time.Unix(0, next.wroteAt.Load())).Add(limit), true
+	return latest(ch.stillAt, next.conn.At(time.Duration(next.wroteAt.Load()))).Add(limit), true
 }
 
 // restless reports whether cur must take no more changes from now on: all that was wanted at first is proven, but what came
@@ -164,9 +164,12 @@ func (ch *change[S]) ready(now time.Time) (since time.Time, ok bool) {
 func (ch *change[S]) proven(now time.Time, m milestone) (since time.Time, ok bool) {
 	next := ch.next
 	if ch.byDetector() {
-		return latest(ch.opened, time.Unix(0, next.readyAt.Load())), next.readyAfter(m.requests)
+		return latest(ch.opened, next.conn.At(time.Duration(next.readyAt.Load()))), next.readyAfter(m.requests)
 	}
-	last, waits := next.proof.waiting(next.claimTime(now), func(_ S, num uint64) bool { return num <= m.upto })
+	last, waits := next.proof.waiting(next.claimTime(now), func(sub S, num uint64) bool {
+		_, wanted := ch.s.desired.Number(sub) // one that nobody needs is not waited for
+		return wanted && num <= m.upto
+	})
 	return latest(ch.opened, last), !waits
 }
 

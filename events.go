@@ -35,9 +35,16 @@ func (k EventKind) String() string {
 // Event is something that happened. A slow observer loses the oldest, counted in Metrics.EventsDropped; Gap, Parked and
 // SubscriptionRejected are merged with an earlier one of their shard instead, never lost.
 //
-// A Gap runs from the arrival of the last frame of any kind on the old connection to the moment every subscription was
-// proven on the new one, and is sent then: for every lost connection that had something applied, every silent one that was
-// replaced, every cutover without proof or with a drain that failed. What was missed, if anything, lies inside.
+// A Gap runs from the arrival of the last frame of any kind on the old connection, less Config.Switchover.Linger, to the moment
+// at which the last of its topics was proven on a new one, had failed there, or was wanted no more; it is sent then. There is one
+// for every connection that was lost, every silent one that was replaced, every cutover without proof or with a drain that
+// failed, where a topic was on; and for topics that the library itself unsubscribed to ask for them again. Subs are all that
+// were on since From, also those that were unsubscribed meanwhile; what came later neither belongs to it nor holds it up.
+//
+// What was missed lies between Sure and To. Sure is the writing of the last ping that was answered, less Linger (the
+// connection's beginning, if there was none): the network may have held back what the server sent before From, but what it
+// sent before Sure has come. A backfill by the server's own times begins there. While a shard has no connection, topics that
+// are unsubscribed take their part of its Gap along, which is told at once.
 type Event[S comparable] struct {
 	Kind       EventKind
 	ShardID    int               // -1: none
@@ -47,6 +54,7 @@ type Event[S comparable] struct {
 	Delay      time.Duration     // of EventBackoff and EventBreakerOpen
 	Attempt    int               // failures in a row, of dials and of connections that were not stable; of EventConnecting: one more
 	From, To   time.Time         // of EventGap
+	Sure       time.Time         // of EventGap: before it nothing is missing, whatever the network held back; not after From
 	Subs       []S               // of EventParked, EventSubscriptionRejected and EventGap; belongs to the observer
 	Switchover *SwitchoverReport // nil but for Switchover*
 }
@@ -124,6 +132,9 @@ func (q *events[S]) mergeLocked(ev Event[S]) bool {
 		}
 		if ev.To.After(old.To) {
 			old.To = ev.To
+		}
+		if ev.Sure.Before(old.Sure) {
+			old.Sure = ev.Sure
 		}
 		known := make(map[S]bool, len(old.Subs))
 		for _, s := range old.Subs {

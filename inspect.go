@@ -183,7 +183,7 @@ func (m *ShardManager[S]) ShardFreshness(shardID int) (time.Duration, bool) {
 	if at == 0 {
 		return 0, false
 	}
-	return time.Since(time.Unix(0, at)), true
+	return time.Since(c.conn.At(clocked(at))), true
 }
 
 // IsSubscriptionFresh reports whether data came within maxStaleness: for this topic where Inspect names topics, else on its
@@ -202,7 +202,7 @@ func (m *ShardManager[S]) IsSubscriptionFresh(sub S, maxStaleness time.Duration)
 		return false
 	}
 	if at, named := s.fresh.of(sub); named {
-		return at != 0 && time.Since(time.Unix(0, at)) <= maxStaleness
+		return at != 0 && time.Since(m.at(at)) <= maxStaleness
 	}
 	return age <= maxStaleness
 }
@@ -246,6 +246,9 @@ func (m *ShardManager[S]) Metrics() Metrics {
 	all.Shards = make([]ShardMetrics, len(m.life.shards))
 	for i, s := range m.life.shards {
 		sm := s.stats.snapshot(now, m.cfg.Backoff.StableAfter)
+		if at := s.stats.lastMessage.Load(); at != 0 {
+			sm.LastMessageAt = onClock(m.at(at))
+		}
 		sm.ShardID, sm.SubscriptionCount = s.id, m.life.table.Count(i)
 		if c := s.live.Load(); c != nil {
 			sm.RTT = time.Duration(c.rtt.Load())

@@ -32,7 +32,8 @@ type ShardManager[S comparable] struct {
 	seed     uint64 // of jitter; 0: none, as always but in tests
 
 	requestID atomic.Uint64
-	late      atomic.Int64 // unix nanoseconds when somebody noticed last that the process had been stopped
+	late      atomic.Int64 // instant when somebody noticed last that the process had been stopped
+	base      time.Time    // instants count from it
 
 	mu    sync.Mutex // protects following fields; held for maps and numbers only
 	phase phase
@@ -83,7 +84,7 @@ func New[S comparable](h Handler[S], cfg Config) (*ShardManager[S], error) {
 	if v := reflect.ValueOf(h); !v.IsValid() || v.Kind() == reflect.Pointer && v.IsNil() {
 		return nil, errors.New("wsshard: New needs a Handler, not nil")
 	}
-	m := &ShardManager[S]{h: h, log: slog.New(slog.DiscardHandler), seed: testSeed}
+	m := &ShardManager[S]{h: h, log: slog.New(slog.DiscardHandler), seed: testSeed, base: time.Now()}
 	if cfg.Logger != nil {
 		m.log = slog.New(guardedLog{cfg.Logger.Handler(), &m.count.panics})
 	}
@@ -104,6 +105,17 @@ func New[S comparable](h Handler[S], cfg Config) (*ShardManager[S], error) {
 	m.forgetLocked()
 	return m, nil
 }
+
+// instant is t as a number that is kept in an atomic: monotonic nanoseconds since New, never 0.
+func (m *ShardManager[S]) instant(t time.Time) int64 {
+	if d := int64(t.Sub(m.base)); d != 0 {
+		return d
+	}
+	return 1
+}
+
+// at is the point in time of an instant.
+func (m *ShardManager[S]) at(instant int64) time.Time { return m.base.Add(time.Duration(instant)) }
 
 // testSeed makes jitter reproducible; tests set it before New.
 var testSeed uint64

@@ -83,7 +83,7 @@ type counters struct {
 type shardStats struct {
 	messages, bytes atomic.Uint64
 	_               [48]byte
-	lastMessage     atomic.Int64 // unix nanoseconds; 0: never
+	lastMessage     atomic.Int64 // instant; 0: never
 
 	mu      sync.Mutex // protects following fields; a leaf lock
 	state   ShardState
@@ -127,9 +127,6 @@ func (s *shardStats) snapshot(now time.Time, stableAfter time.Duration) ShardMet
 		if up >= stableAfter {
 			m.ReconnectAttempt = 0
 		}
-	}
-	if at := s.lastMessage.Load(); at != 0 {
-		m.LastMessageAt = time.Unix(0, at)
 	}
 	return m
 }

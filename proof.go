@@ -11,23 +11,34 @@ import (
 
 // This file answers: which of the subscriptions written on a connection are proven to be live there?
 
-// proof follows each topic from its request to its answer. With an Acknowledger only an answer proves it; without, data
-// that names it, or Settle. The write loop adds claims, the read loop settles them. What was proven takes no memory.
+// proof follows each topic from its request to its answer: the claims of a connection. With an Acknowledger only an answer
+// proves a topic; without, what IsReady says after the request where there is a ReadyDetector, else data that names it, or
+// Settle. The write loop adds claims, the read loop settles them. What was proven takes no memory.
+//
+// It follows unsubscriptions as well: until one is answered, or its time is over, the server may send the topic yet.
 type proof[S comparable] struct {
-	acks    bool          // an Acknowledger answers
-	timeout time.Duration // AckTimeout or Settle
-	off     bool          // no such timeout
-	open    atomic.Bool   // something is unproven: what the read loop looks at for each message
-	heard   atomic.Bool   // some answer came
+	acks     bool          // an Acknowledger answers
+	detector bool          // a ReadyDetector proves, and nothing else; set before anything is written
+	timeout  time.Duration // AckTimeout or Settle
+	off      bool          // AckTimeout is off: nothing is written once more, and nothing fails
+	lately   func(S) bool  // says of a topic that is written that late data of an earlier subscription may come; nil: of none. Called by the write loop
+	open     atomic.Bool   // something is unproven: what the read loop looks at for each message
+	busy     atomic.Bool   // the write loop has something to look at
+	heard    atomic.Bool   // some answer came
+	telling  atomic.Bool   // a gap may wait for topics that are proven here; written under mu
 
-	mu       sync.Mutex // protects following fields; a leaf lock
+	mu       sync.Mutex // protects following fields
 	claims   map[S]claim
-	requests map[uint64][]S // of claims, by request id
-	queue    []claimed[S]   // claims in the order of their deadlines; some are void by now
+	leaving  map[S]departure
+	requests map[uint64]*requested[S] // by request id, while something of it may be answered
+	queue    []claimed[S]             // claims and departures in the order of their deadlines; some are void by now
 	failed   map[S]failure
-	refused  []S       // rejected since the write loop last looked
-	bySettle bool      // some topic is proven by nothing but time
-	last     time.Time // when a topic was proven last, or failed
+	refused  []S             // rejected since the write loop last looked
+	answered []S             // topics whose claim ended, or was late, since then
+	left     []S             // unsubscriptions that ended since then
+	told     map[S]time.Time // proven or failed since tell, and when
+	bySettle bool            // some topic is proven by nothing but time
+	last     time.Time       // when a topic was proven last, or failed
 }
 
 // claim is one written and unanswered topic.
@@ -35,6 +46,13 @@ type claim struct {
 	request uint64
 	num     uint64
 	tries   int
+	at      time.Time // when it was written
+	again   bool      // it was on before, on this connection: data proves nothing
+}
+
+// departure is one unsubscription that is not answered.
+type departure struct {
+	request uint64
 	at      time.Time // when it was written
 }
 
@@ -51,11 +69,16 @@ type failure struct {
 	request uint64 // that was not answered in time, and may be yet; 0: it was rejected, or never written
 }
 
+// defaultAckTimeout is how long an unsubscription waits for an answer, be it its own or that to the subscription before it,
+// where AckTimeout is off.
+const defaultAckTimeout = 10 * time.Second
+
 func newProof[S comparable](acks bool, cfg *Config) *proof[S] {
 	p := &proof[S]{acks: acks, timeout: cfg.Switchover.Settle}
 	if acks {
-		p.timeout = cfg.Subscribe.AckTimeout
-		p.off = p.timeout < 0
+		if p.timeout = cfg.Subscribe.AckTimeout; p.timeout < 0 {
+			p.timeout, p.off = defaultAckTimeout, true
+		}
 	}
 	return p
 }
@@ -67,48 +90,106 @@ func (p *proof[S]) wrote(request uint64, b reconcile.Batch[S], now time.Time) (a
 	if p.claims == nil {
 		p.claims = make(map[S]claim, len(b.Subs))
 	}
-	if p.acks {
-		if p.requests == nil {
-			p.requests = make(map[uint64][]S)
-		}
-		p.requests[request] = append([]S(nil), b.Subs...)
-	}
+	p.askedLocked(request, b.Subs)
 	for i, s := range b.Subs {
-		delete(p.failed, s)
+		p.dropFailureLocked(s)
+		delete(p.told, s)
 		if len(p.refused) > 0 { // an answer to the last request came as this one was encoded
 			p.refused = slices.DeleteFunc(p.refused, func(r S) bool { return r == s })
 		}
-		c := claim{request: request, num: b.Nums[i], tries: 1, at: now}
-		if old, ok := p.claims[s]; ok && old.num == c.num {
-			c.tries += old.tries
-			again = true
+		c := claim{request: request, num: b.Nums[i], tries: 1, at: now, again: b.Kind == reconcile.Resubscribe}
+		if old, ok := p.claims[s]; ok {
+			if p.doneLocked(old.request); old.num == c.num {
+				c.tries += old.tries
+				again = true
+			}
 		}
+		if d, ok := p.leaving[s]; ok {
+			delete(p.leaving, s)
+			p.doneLocked(d.request)
+			c.again = true
+		}
+		c.again = c.again || p.lately != nil && p.lately(s)
 		p.claims[s] = c
-		if !p.off {
-			p.queue = append(p.queue, claimed[S]{s, request, now})
-		}
+		p.queue = append(p.queue, claimed[S]{s, request, now})
 	}
-	p.open.Store(len(p.claims) > 0)
+	p.noteLocked()
 	return again
 }
 
-// forget drops what is unsubscribed.
+// leaves notes an unsubscription that is written now.
+func (p *proof[S]) leaves(request uint64, subs []S, now time.Time) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.leaving == nil {
+		p.leaving = make(map[S]departure, len(subs))
+	}
+	p.askedLocked(request, subs)
+	for _, s := range subs {
+		p.forgetLocked(s)
+		p.leaving[s] = departure{request, now}
+		p.queue = append(p.queue, claimed[S]{s, request, now})
+	}
+	p.noteLocked()
+}
+
+// forget drops claims and failures of topics that are unsubscribed without a word.
 func (p *proof[S]) forget(subs []S) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for _, s := range subs {
-		delete(p.claims, s)
-		delete(p.failed, s)
+		p.forgetLocked(s)
 	}
-	p.tidyLocked()
+	p.noteLocked()
 }
 
-// tidyLocked lets go of what no claim needs any more.
-func (p *proof[S]) tidyLocked() {
-	if len(p.claims) == 0 {
-		p.claims, p.requests, p.queue = nil, nil, nil
-		p.open.Store(false)
+func (p *proof[S]) forgetLocked(s S) {
+	if c, ok := p.claims[s]; ok {
+		delete(p.claims, s)
+		p.doneLocked(c.request)
 	}
+	p.dropFailureLocked(s)
+	delete(p.told, s)
+}
+
+func (p *proof[S]) dropFailureLocked(s S) {
+	if f, ok := p.failed[s]; ok {
+		delete(p.failed, s)
+		p.doneLocked(f.request)
+	}
+}
+
+// noteLocked lets go of what nobody needs any more, and publishes whether there is anything left. Each method that changes
+// something ends with it.
+func (p *proof[S]) noteLocked() {
+	if len(p.claims) == 0 {
+		p.claims = nil
+	}
+	if len(p.leaving) == 0 {
+		p.leaving = nil
+	}
+	if len(p.failed) == 0 {
+		p.failed = nil
+	}
+	if p.claims == nil && p.leaving == nil {
+		p.queue = nil
+	}
+	if len(p.requests) == 0 {
+		p.requests = nil
+	}
+	p.open.Store(p.claims != nil)
+	p.busy.Store(len(p.queue)+len(p.refused)+len(p.answered)+len(p.left) > 0)
+}
+
+// without says that topics are settled for which nothing has to be written.
+func (p *proof[S]) without(subs []S) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, s := range subs {
+		p.forgetLocked(s)
+		p.tellLocked(s)
+	}
+	p.noteLocked()
 }
 
 // fail gives topics up on this connection.
@@ -118,107 +199,102 @@ func (p *proof[S]) fail(b reconcile.Batch[S], err error) {
 	for i, s := range b.Subs {
 		p.failLocked(s, failure{num: b.Nums[i], err: err})
 	}
-	p.tidyLocked()
+	p.noteLocked()
 }
 
+// failLocked gives a topic up. Where f remembers a request, that stays known until the topic is written again.
 func (p *proof[S]) failLocked(s S, f failure) {
+	if r := p.requests[f.request]; r != nil {
+		r.open++
+	}
+	p.settleLocked(s)
+	p.dropFailureLocked(s)
 	if p.failed == nil {
 		p.failed = make(map[S]failure)
 	}
-	p.settleLocked(s)
 	p.failed[s] = f
+	p.tellLocked(s)
 }
 
 // settleLocked ends a claim.
 func (p *proof[S]) settleLocked(s S) {
-	if _, ok := p.claims[s]; ok {
-		delete(p.claims, s)
-		p.last = time.Now()
+	c, ok := p.claims[s]
+	if !ok {
+		return
+	}
+	delete(p.claims, s)
+	p.doneLocked(c.request)
+	p.last = time.Now()
+	if p.acks {
+		p.answered = append(p.answered, s)
+	}
+	p.tellLocked(s)
+}
+
+func (p *proof[S]) tellLocked(s S) {
+	if p.telling.Load() {
+		if p.told == nil {
+			p.told = make(map[S]time.Time)
+		}
+		p.told[s] = time.Now()
 	}
 }
 
-// answer takes an acknowledgement. It returns the topics that it newly rejects, and those whose last request it confirms;
-// number is that of a topic's last request.
-func (p *proof[S]) answer(a Ack[S], number func(S) (uint64, bool)) (confirmed, rejected []S) {
-	p.heard.Store(true)
+// goneLocked ends an unsubscription.
+func (p *proof[S]) goneLocked(s S) {
+	if d, ok := p.leaving[s]; ok {
+		delete(p.leaving, s)
+		p.doneLocked(d.request)
+		p.left = append(p.left, s)
+	}
+}
+
+// tell has what is proven from now on remembered until takeTold, or not.
+func (p *proof[S]) tell(yes bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	answers := func(request uint64) bool { return a.Request == 0 || a.Request == request }
-	confirm := func(s S) {
-		num := uint64(0)
-		if c, ok := p.claims[s]; ok && answers(c.request) {
-			p.settleLocked(s)
-			num = c.num
-		} else if f := p.failed[s]; !ok && f.request != 0 && answers(f.request) { // late, after it was given up
-			delete(p.failed, s)
-			num = f.num
-		}
-		if last, ok := number(s); ok && last == num {
-			confirmed = append(confirmed, s)
-		}
+	p.telling.Store(yes)
+	if !yes {
+		p.told = nil
 	}
-	reject := func(s S) {
-		c, claimed := p.claims[s]
-		f, failed := p.failed[s]
-		last, wanted := number(s)
-		said := failure{num: c.num, err: a.Err}
-		if said.err == nil {
-			said.err = ErrRejected
-		}
-		switch {
-		case claimed && answers(c.request):
-			rejected = append(rejected, s)
-		case f.request != 0 && answers(f.request): // late: it was told of already, but now it is known why
-			said.num = f.num
-		case a.Request == 0 && wanted && !claimed && !failed: // what was confirmed once is taken back
-			said.num = last
-			rejected = append(rejected, s)
-		default:
-			return
-		}
-		p.failLocked(s, said)
-		p.refused = append(p.refused, s)
-	}
-	whole := p.requests[a.Request]
-	if whole == nil && a.Request != 0 {
-		for s, f := range p.failed {
-			if f.request == a.Request {
-				whole = append(whole, s)
-			}
-		}
-	}
-	for _, s := range a.Rejected {
-		reject(s)
-	}
-	for _, s := range a.Confirmed {
-		confirm(s)
-	}
-	if len(a.Confirmed) == 0 { // the rest of the request is meant too
-		rest := confirm
-		if a.Err != nil && len(a.Rejected) == 0 {
-			rest = reject
-		}
-		for _, s := range whole {
-			rest(s)
-		}
-		delete(p.requests, a.Request)
-	}
-	p.tidyLocked()
-	return confirmed, rejected
+}
+
+// takeTold returns what was proven, or failed, since the last call.
+func (p *proof[S]) takeTold() map[S]time.Time {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	told := p.told
+	p.told = nil
+	return told
 }
 
 // data settles the topics that a message names, and says whether that left nothing unproven.
 func (p *proof[S]) data(subs []S) (proven bool) {
-	if p.acks || len(subs) == 0 {
+	if p.acks || p.detector || len(subs) == 0 {
 		return false
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for _, s := range subs {
+		if c, ok := p.claims[s]; ok && !c.again {
+			p.settleLocked(s)
+		}
+	}
+	p.noteLocked()
+	return len(p.claims) == 0
+}
+
+// ready settles all that is written by now: IsReady was true.
+func (p *proof[S]) ready() {
+	if !p.detector {
+		return
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for s := range p.claims {
 		p.settleLocked(s)
 	}
-	p.tidyLocked()
-	return len(p.claims) == 0
+	p.noteLocked()
 }
 
 // expire ends claims whose time is over: settled without an Acknowledger; with one, to be written once more, or failed.
@@ -226,30 +302,36 @@ func (p *proof[S]) expire(now time.Time) (redo, failed []S) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	redo, failed = p.expireLocked(now)
-	p.tidyLocked()
+	p.noteLocked()
 	return redo, failed
 }
 
 func (p *proof[S]) expireLocked(now time.Time) (redo, failed []S) {
-	for len(p.queue) > 0 && !p.off {
+	for len(p.queue) > 0 {
 		q := p.queue[0]
-		c, ok := p.claims[q.sub]
-		if ok && c.request == q.request {
-			if now.Sub(q.at) < p.timeout {
-				break
-			}
-			switch {
-			case !p.acks:
-				p.settleLocked(q.sub)
-				p.bySettle = true
-			case c.tries < 2:
-				redo = append(redo, q.sub)
-			default:
-				p.failLocked(q.sub, failure{c.num, ErrAckTimeout, c.request})
-				failed = append(failed, q.sub)
-			}
+		c, claimed := p.claims[q.sub]
+		claimed = claimed && c.request == q.request
+		leaves := p.leaving[q.sub].request == q.request
+		if (claimed || leaves) && now.Sub(q.at) < p.timeout {
+			break
 		}
 		p.queue = p.queue[1:]
+		switch {
+		case leaves:
+			p.goneLocked(q.sub)
+		case !claimed, p.detector:
+		case !p.acks:
+			p.settleLocked(q.sub)
+			p.bySettle = true
+		case p.off: // it is waited for, but for an unsubscription no longer
+			p.answered = append(p.answered, q.sub)
+		case c.tries < 2:
+			redo = append(redo, q.sub)
+			p.answered = append(p.answered, q.sub)
+		default:
+			p.failLocked(q.sub, failure{c.num, ErrAckTimeout, c.request})
+			failed = append(failed, q.sub)
+		}
 	}
 	return redo, failed
 }
@@ -258,10 +340,20 @@ func (p *proof[S]) expireLocked(now time.Time) (redo, failed []S) {
 func (p *proof[S]) due() (at time.Time, ok bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.off || len(p.queue) == 0 {
+	if len(p.queue) == 0 {
 		return at, false
 	}
 	return p.queue[0].at.Add(p.timeout), true
+}
+
+// takeEnded returns the topics whose claims, and those whose unsubscriptions ended since the last call.
+func (p *proof[S]) takeEnded() (answered, left []S) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	answered, left = p.answered, p.left
+	p.answered, p.left = nil, nil
+	p.noteLocked()
+	return answered, left
 }
 
 // settledByTime reports whether time alone proved some topic.
@@ -277,13 +369,8 @@ func (p *proof[S]) takeRefused() []S {
 	defer p.mu.Unlock()
 	r := p.refused
 	p.refused = nil
+	p.noteLocked()
 	return r
-}
-
-func (p *proof[S]) hasRefused() bool {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	return len(p.refused) > 0
 }
 
 // unproven counts the topics that are neither proven nor failed.
@@ -300,7 +387,7 @@ func (p *proof[S]) waiting(now time.Time, counts func(s S, num uint64) bool) (la
 	defer p.mu.Unlock()
 	if !p.acks {
 		p.expireLocked(now)
-		p.tidyLocked()
+		p.noteLocked()
 	}
 	for s, c := range p.claims {
 		if failed := p.overdueLocked(c, now) && c.tries > 1; !failed && counts(s, c.num) {

@@ -36,7 +36,7 @@ func (c *court) wrote(request uint64, at time.Duration, subs ...string) {
 
 func (c *court) answer(a Ack[string], confirmed, rejected []string) {
 	c.t.Helper()
-	yes, no := c.p.answer(a, func(s string) (uint64, bool) { n, ok := c.wanted[s]; return n, ok })
+	yes, no, _ := c.p.answer(a, func(s string) (uint64, bool) { n, ok := c.wanted[s]; return n, ok })
 	slices.Sort(yes)
 	slices.Sort(no)
 	if !slices.Equal(yes, confirmed) || !slices.Equal(no, rejected) {
@@ -123,7 +123,8 @@ func TestAckInParts(t *testing.T) {
 	c.answer(Ack[string]{Request: 1, Confirmed: names{"a"}}, names{"a"}, nil)
 	c.answer(Ack[string]{Request: 1, Confirmed: names{"c"}}, names{"c"}, nil)
 	c.answer(Ack[string]{Request: 1}, names{"b"}, nil)
-	if p := c.p; p.claims != nil || p.requests != nil || p.queue != nil || p.open.Load() {
+	c.p.takeEnded()
+	if p := c.p; p.claims != nil || p.requests != nil || p.queue != nil || p.open.Load() || p.busy.Load() {
 		t.Errorf("something is kept of what was proven: %+v", p)
 	}
 }

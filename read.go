@@ -66,7 +66,7 @@ func (c *session[S]) message(text bool, data []byte) {
 	stats.bytes.Add(uint64(len(data)))
 	if at := c.conn.Stamp(); at != c.stamped {
 		c.stamped = at
-		stats.lastMessage.Store(c.conn.At(at).UnixNano())
+		stats.lastMessage.Store(c.m.instant(c.conn.At(at)))
 	}
 	if pong := c.m.cfg.Health.TextPong; pong != "" && text && string(data) == pong {
 		c.answered()
@@ -80,6 +80,7 @@ func (c *session[S]) message(text bool, data []byte) {
 	if caps.inspector != nil {
 		c.callback = "Inspect"
 		v = caps.inspector.Inspect(msg, c.st)
+		v.Subs = c.m.keys(v.Subs)
 		msg.Value = v.Value
 		c.obey(&v)
 	} else {
@@ -112,8 +113,10 @@ func (c *session[S]) message(text bool, data []byte) {
 	if caps.ready != nil {
 		c.callback = "IsReady"
 		if caps.ready.IsReady(msg, c.st) && !(c.requests.Load() > 0 && c.isReady()) {
-			c.readyAt.Store(time.Now().UnixNano())
+			c.readyAt.Store(int64(c.conn.Now()))
 			c.readySeen.Store(c.requests.Load() + 1)
+			c.proof.ready()
+			c.tellProven()
 			poke(c.wake)
 		}
 	}
@@ -149,20 +152,25 @@ func (c *session[S]) fed(subs []S) {
 			c.sh.quiet.Store(0)
 		}
 		c.fedAt = at
-		c.dataAt.Store(c.conn.At(at).UnixNano())
+		c.dataAt.Store(mark(at))
 	}
 	if len(subs) == 0 {
 		return
 	}
-	if c.proof.open.Load() && c.proof.data(subs) {
-		poke(c.wake)
+	if c.proof.open.Load() {
+		if c.proof.data(subs) {
+			poke(c.wake)
+		}
+		c.tellProven()
 	}
-	c.sh.fresh.note(subs, c.dataAt.Load(), c.sh.desired)
+	c.sh.fresh.note(subs, c.m.instant(c.conn.At(c.fedAt)), c.sh.desired)
 }
 
 // acknowledged takes an answer of the server.
 func (c *session[S]) acknowledged(ack Ack[S]) {
-	confirmed, rejected := c.proof.answer(ack, c.sh.desired.Number)
+	ack.Confirmed, ack.Rejected = c.m.keys(ack.Confirmed), c.m.keys(ack.Rejected)
+	confirmed, rejected, _ := c.proof.answer(ack, c.sh.desired.Number)
+	c.tellProven()
 	c.sh.resubs.clear(confirmed)
 	if len(rejected) > 0 {
 		err := ack.Err
@@ -218,7 +226,7 @@ func (c *session[S]) inSequence(v SequenceValidation[S], subs []S) bool {
 		c.sh.resubs.clear(subs)
 	}
 	if len(v.Resubscribe) > 0 {
-		if again := c.sh.resubs.claim(v.Resubscribe, c.sh.desired, c.readerTime(), c.m.cfg.Subscribe.AckTimeout); len(again) > 0 {
+		if again := c.sh.resubs.claim(c.m.keys(v.Resubscribe), c.sh.desired, c.readerTime(), c.m.cfg.Subscribe.AckTimeout); len(again) > 0 {
 			c.sh.desired.Again(again...)
 		}
 	}
@@ -228,16 +236,23 @@ func (c *session[S]) inSequence(v SequenceValidation[S], subs []S) bool {
 // answered notes the answer to a ping that the application's protocol speaks.
 func (c *session[S]) answered() {
 	c.m.count.pongs.Add(1)
-	if c.pingOpen.Swap(0) != 0 {
-		c.rtt.Store(int64(c.conn.Now()) - c.pingSent.Load())
+	c.pingAnswered(c.pingOpen.Load())
+}
+
+// pingAnswered notes the answer to ping n, unless it is answered already. What the peer sent before has come before.
+func (c *session[S]) pingAnswered(n uint64) {
+	sent := c.pingSent.Load()
+	if n != 0 && c.pingOpen.CompareAndSwap(n, 0) { // so sent is that of n: the write loop stores the next one's while none is open
+		c.rtt.Store(int64(c.conn.Now()) - sent)
+		c.answeredAt.Store(mark(time.Duration(sent)))
 	}
 }
 
 // onPong is called by the read loop for a pong frame.
 func (c *session[S]) onPong(payload string) {
 	c.m.count.pongs.Add(1)
-	if n := c.pingOpen.Load(); n != 0 && payload == pingPayload(n) && c.pingOpen.CompareAndSwap(n, 0) {
-		c.rtt.Store(int64(c.conn.Now()) - c.pingSent.Load())
+	if n := c.pingOpen.Load(); n != 0 && payload == pingPayload(n) {
+		c.pingAnswered(n)
 	}
 }
 

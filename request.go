@@ -16,7 +16,7 @@ func (c *session[S]) reconcile(now time.Time, wait time.Duration, next *alarm) (
 	b, ok := c.applied.Next(c.batchSize(), c.room())
 	if !ok {
 		c.makeRoom(now, next)
-		c.settled(now)
+		c.settled()
 		return false, nil
 	}
 	c.caughtUp.Store(false)
@@ -45,8 +45,8 @@ func (c *session[S]) reconcile(now time.Time, wait time.Duration, next *alarm) (
 
 // makeRoom has the connection replaced when topics wait for room that only a new one has, and again when that failed.
 func (c *session[S]) makeRoom(now time.Time, next *alarm) {
-	if !c.applied.Short() || c.sh.live.Load() != c {
-		return
+	if !c.applied.Short() || c.applied.Len() < c.m.cfg.MaxSubscriptionsPerShard || c.sh.live.Load() != c {
+		return // what is leaving makes room by itself
 	}
 	again := c.m.cfg.Backoff.MaxDelay
 	if since := now.Sub(c.crowded); !c.crowded.IsZero() && since < again {
@@ -67,7 +67,7 @@ func (c *session[S]) makeRoom(now time.Time, next *alarm) {
 func (c *session[S]) drop(b reconcile.Batch[S]) (done bool, err error) {
 	drop := b
 	drop.Kind = reconcile.Unsubscribe
-	_, msg, err := c.encode(drop)
+	id, msg, err := c.encode(drop)
 	if err != nil {
 		c.cannotEncode(b, err)
 		return true, nil
@@ -75,12 +75,15 @@ func (c *session[S]) drop(b reconcile.Batch[S]) (done bool, err error) {
 	if len(msg.Data) == 0 {
 		return false, nil
 	}
+	now := time.Now()
+	c.proof.leaves(id, b.Subs, c.claimTime(now)) // before the write: the answer may be faster than we are
 	if err := c.writeMessage(msg); err != nil {
 		c.m.count.sendFailures.Add(1)
 		return true, err
 	}
 	c.asked = true
 	c.applied.Drop(b)
+	c.sh.resubscribes(c, c.sh.desired.AskedAgain(b.Subs), now)
 	return true, nil
 }
 
@@ -88,13 +91,12 @@ func (c *session[S]) drop(b reconcile.Batch[S]) (done bool, err error) {
 func (c *session[S]) request(now time.Time, id uint64, b reconcile.Batch[S], msg Message) error {
 	if b.Kind != reconcile.Unsubscribe {
 		again := c.proof.wrote(id, b, c.claimTime(now)) // before the write: the answer may be faster than we are
-		c.provenAt.Store(0)
 		c.requests.Add(1)
 		if again || !c.whole {
-			c.wroteAt.Store(now.UnixNano())
+			c.wroteAt.Store(int64(c.conn.Since(now)))
 		}
 	} else {
-		c.proof.forget(b.Subs)
+		c.proof.leaves(id, b.Subs, c.claimTime(now))
 	}
 	if err := c.writeMessage(msg); err != nil {
 		c.m.count.sendFailures.Add(1)
@@ -102,16 +104,20 @@ func (c *session[S]) request(now time.Time, id uint64, b reconcile.Batch[S], msg
 	}
 	c.asked = true
 	c.applied.Done(b)
+	if b.Kind != reconcile.Unsubscribe && c.proof.acks && c.m.caps.unsubscriber != nil {
+		c.applied.Await(b.Subs...)
+	}
 	return nil
 }
 
 // needsNoWriting settles a batch for which the handler has nothing to say.
 func (c *session[S]) needsNoWriting(b reconcile.Batch[S]) {
-	c.proof.forget(b.Subs)
 	if b.Kind != reconcile.Unsubscribe {
+		c.proof.without(b.Subs)
 		c.applied.Done(b)
 		return
 	}
+	c.proof.forget(b.Subs)
 	c.applied.Keep(b)
 	c.m.stays(c.sh, b.Subs)
 }
@@ -154,7 +160,7 @@ func (c *session[S]) batchSize() int {
 // room is how many topics more the connection may carry; negative: any number.
 func (c *session[S]) room() int {
 	if limit := c.m.cfg.MaxSubscriptionsPerShard; limit > 0 {
-		return max(0, limit-c.applied.Len())
+		return max(0, limit-c.applied.Places())
 	}
 	return -1
 }
@@ -186,7 +192,7 @@ func (c *session[S]) encode(b reconcile.Batch[S]) (id uint64, msg Message, err e
 
 // settleAnswers takes in what was answered, and what was not in time.
 func (c *session[S]) settleAnswers(now time.Time, next *alarm) {
-	if !c.proof.open.Load() && !c.proof.hasRefused() {
+	if !c.proof.busy.Load() {
 		return
 	}
 	for _, s := range c.proof.takeRefused() {
@@ -197,6 +203,12 @@ func (c *session[S]) settleAnswers(now time.Time, next *alarm) {
 	at := c.claimTime(now)
 	redo, failed := c.proof.expire(at)
 	c.applied.Redo(redo...)
+	answered, left := c.proof.takeEnded()
+	c.applied.Answered(answered...)
+	if len(left) > 0 {
+		c.applied.Left(left...)
+		c.offs.note(left, now, c.earliest().Add(-c.sh.linger()))
+	}
 	if len(failed) > 0 {
 		c.rejected(failed, ErrAckTimeout)
 	}
@@ -224,17 +236,10 @@ func (c *session[S]) readerTime() time.Time { return c.conn.At(c.readerClock()) 
 func (c *session[S]) readerClock() time.Duration { return c.conn.Signs().Clock(c.conn.Now()) }
 
 // settled publishes that nothing is left to write.
-func (c *session[S]) settled(now time.Time) {
+func (c *session[S]) settled() {
 	if upto := c.applied.Upto(); c.upto.Swap(upto) != upto {
 		c.nudge()
 	}
 	c.caughtUp.Store(true)
 	c.whole = true
-	if !c.proven() {
-		return
-	}
-	if c.provenAt.Load() == 0 {
-		c.provenAt.Store(now.UnixNano())
-	}
-	c.sh.closeGap(c)
 }

@@ -71,25 +71,26 @@ type session[S comparable] struct {
 	grace    int64     // the manager's lateness that was forgiven last
 	patience time.Time // until when nothing is judged: we were a bit late
 	subs     []S       // scratch
-	carried  []S       // set when it ends: what was applied
+	offs     offs[S]   // what was on, and is no more
+	carried  []S       // set when it ends: what was on then, or may have been
 
 	// written by one loop, read by others
-	upto      atomic.Uint64 // touches that are settled here
-	caughtUp  atomic.Bool   // nothing is left to write
-	requests  atomic.Int64  // written
-	readySeen atomic.Int64  // requests written when IsReady was true last, plus 1
-	readyAt   atomic.Int64  // unix nanoseconds when it was true first after that
-	wroteAt   atomic.Int64  // unix nanoseconds of the last request until all was written for the first time, and of repetitions since
-	frozen    atomic.Int32  // see freeze
-	provenAt  atomic.Int64  // unix nanoseconds since when all that was asked for is proven; 0: it is not
-	dataAt    atomic.Int64  // unix nanoseconds of the last data
-	rtt       atomic.Int64
-	pingSent  atomic.Int64 // on the connection's clock
-	pingOpen  atomic.Uint64
-	warned    atomic.Bool  // a notice came before it delivered
-	complete  atomic.Bool  // it was read until the peer closed it
-	silentAt  atomic.Int64 // unix nanoseconds of the last frame when it was found silent; 0: it was not
-	unread    atomic.Int64 // on the connection's clock: what came since may be undelivered; 0: nothing is
+	upto       atomic.Uint64 // touches that are settled here
+	caughtUp   atomic.Bool   // nothing is left to write
+	requests   atomic.Int64  // written
+	readySeen  atomic.Int64  // requests written when IsReady was true last, plus 1
+	readyAt    atomic.Int64  // on the connection's clock: when it was true first after that
+	wroteAt    atomic.Int64  // on the connection's clock: the last request until all was written for the first time, and repetitions since
+	frozen     atomic.Int32  // see freeze
+	dataAt     atomic.Int64  // marked: the last data
+	rtt        atomic.Int64
+	pingSent   atomic.Int64  // on the connection's clock
+	pingOpen   atomic.Uint64 // the ping that is unanswered; 0: none. Its pingSent is stored while this is 0
+	answeredAt atomic.Int64  // marked: the writing of the last ping that was answered
+	warned     atomic.Bool   // a notice came before it delivered
+	complete   atomic.Bool   // it was read until the peer closed it
+	silentAt   atomic.Int64  // marked: see gapFrom, as it was when it was found silent
+	unread     atomic.Int64  // on the connection's clock: what came since may be undelivered; 0: nothing is
 }
 
 func newSession[S comparable](sh *shard[S], st ConnectionState) *session[S] {
@@ -104,16 +105,20 @@ func newSession[S comparable](sh *shard[S], st ConnectionState) *session[S] {
 		delivered: make(chan struct{}),
 		pace:      newPace(sh.m.cfg.Subscribe),
 	}
+	c.proof.detector = sh.m.caps.ready != nil && !c.proof.acks
+	c.proof.lately = func(sub S) bool { return c.offs.has(sub, time.Now().Add(-sh.linger())) }
 	return c
 }
 
 // start begins to read and to write. applied is empty, so all that is desired will be written.
 func (c *session[S]) start() {
 	c.applied = c.sh.desired.Watch(c.wake)
+	c.applied.OffFirst = c.m.caps.resubscriber == nil && c.m.caps.unsubscriber != nil
+	c.proof.tell(c.relay != nil || c.sh.missing.Load())
 	c.health = newHealth(c.m.cfg.Health, c.conn.Now())
 	c.grace = c.m.late.Load()
 	c.live = c.relay == nil
-	c.wroteAt.Store(time.Now().UnixNano())
+	c.wroteAt.Store(int64(c.conn.Now()))
 	context.AfterFunc(c.ctx, func() { // while a write is stuck nobody else would look
 		c.ending.Store(true)
 		c.conn.SetWriteDeadline(time.Now().Add(closeGrace))
@@ -153,27 +158,43 @@ func (c *session[S]) isRetired() bool {
 func (c *session[S]) read() {
 	defer c.finish()
 	defer close(c.readDone)
+	var err error
+	returned := false
 	defer func() {
+		var why error
 		if r := recover(); r != nil { // in LowLatencyMode there is no guard for each message
-			c.end(c.m.panicked(c.callback, r))
+			why = c.m.panicked(c.callback, r)
+		} else if !returned && c.callback != "" { // runtime.Goexit
+			why = c.m.panicked(c.callback, nil)
 		}
-		if c.callback != "" && c.ctx.Err() == nil { // runtime.Goexit
-			c.end(c.m.panicked(c.callback, nil))
+		c.readToEnd(err, returned)
+		if why == nil {
+			why = err
+		}
+		if why != nil { // else a guard has said why
+			c.end(why)
 		}
 	}()
 	if seq := c.m.caps.sequence; seq != nil && c.relay == nil { // here, where Send does not wait in vain: the write loop runs
 		c.m.guard("ResetSequenceState", func() { seq.ResetSequenceState(c.st) }, c.end)
 	}
-	err := c.readLoop()
-	c.callback = ""
+	err = c.readLoop()
+	returned = true
+}
+
+// readToEnd notes what the end of the read loop leaves unread: nothing, where the peer has closed and the loop went on until then.
+// A callback that took the loop away leaves what lay behind its message in the buffer, and what is in the socket.
+func (c *session[S]) readToEnd(err error, returned bool) {
 	var ce *CloseError
 	signs := c.conn.Signs()
 	closed := errors.Is(err, io.ErrUnexpectedEOF) && !signs.Begun || errors.As(err, &ce) && !ce.Local
-	c.complete.Store(closed && c.unread.Load() == 0)
-	if !signs.Current {
+	c.complete.Store(returned && closed && c.unread.Load() == 0)
+	switch {
+	case !signs.Current:
 		c.leaveUnread(signs.Idle)
+	case !returned:
+		c.leaveUnread(c.conn.Stamp())
 	}
-	c.end(err)
 }
 
 // leaveUnread notes that from here on messages may be lost unread.
@@ -273,7 +294,7 @@ func (c *session[S]) closeConn() {
 		t.Stop()
 	}
 	c.conn.Kill()
-	c.carried = c.applied.List()
+	c.carried = append(c.applied.List(), c.applied.Leaving()...)
 	c.applied.Close()
 	c.out.fail(ErrNotConnected)
 }
@@ -312,23 +333,21 @@ func readCause(err error) error {
 	return fmt.Errorf("wsshard: read: %w", cut(err))
 }
 
+// mark makes a number that is not 0 of an instant on a connection's clock, for an atomic in which 0 says that there is none.
+func mark(at time.Duration) int64 { return int64(at) + 1 }
+
+// clocked is the instant that was marked.
+func clocked(mark int64) time.Duration { return time.Duration(mark - 1) }
+
 // lastFrame is when the last frame of any kind came that was not part of an unfinished message.
 func (c *session[S]) lastFrame() time.Time { return c.conn.At(c.conn.Whole()) }
 
 // lastData is when the last data came; without any, when the connection was opened.
 func (c *session[S]) lastData() time.Time {
 	if at := c.dataAt.Load(); at != 0 {
-		return time.Unix(0, at)
+		return c.conn.At(clocked(at))
 	}
 	return c.opened
-}
-
-// proven reports whether every subscription written is known to be live.
-func (c *session[S]) proven() bool {
-	if c.m.caps.ready != nil && !c.proof.acks {
-		return c.isReady()
-	}
-	return c.proof.unproven() == 0
 }
 
 // isReady reports whether IsReady was true after the last request.

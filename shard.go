@@ -33,6 +33,7 @@ type shard[S comparable] struct {
 	wake    chan struct{}              // cap 1; the reconnect loop has something to look at
 	waiting atomic.Bool                // some Sync waits
 	lingers atomic.Bool                // places may be taken by topics that are not on the live session
+	missing atomic.Bool                // there are gaps
 	noticed atomic.Uint64              // generation of the session that a notice brought
 	leavers atomic.Pointer[leavers[S]] // set while a switchover keeps the live session still
 
@@ -47,7 +48,7 @@ type shard[S comparable] struct {
 	over      bool       // the loop has ended: nobody answers any more
 	move      *move      // the switchover that is asked for or under way
 	waits     []*syncWait[S]
-	gap       *gap[S] // what is being missed, until all is proven again
+	gaps      []*gap[S] // what is being missed, until it is proven again
 }
 
 func newShard[S comparable](m *ShardManager[S], id int) *shard[S] {
@@ -186,6 +187,7 @@ func (s *shard[S]) promote(cur *session[S]) {
 		}
 		st.state, st.opened, st.gen = ShardConnected, cur.opened, cur.st.Generation
 	})
+	cur.tellProven()
 	poke(cur.wake) // those who wait in Sync ask this one from now on
 }
 

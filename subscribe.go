@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"reflect"
+	"slices"
 )
 
 // This file answers: where does a subscription go, and how is it taken back?
@@ -172,7 +173,7 @@ func (m *ShardManager[S]) placeInitialLocked(subs []S) error {
 // still be delivered while its connection lives.
 func (m *ShardManager[S]) Unsubscribe(subs ...S) error {
 	m.mu.Lock()
-	defer m.mu.Unlock()
+	defer m.unlock()
 	if m.phase == stopped || m.phase == restarting {
 		return ErrStopped
 	}
@@ -186,6 +187,10 @@ func (m *ShardManager[S]) Unsubscribe(subs ...S) error {
 			}
 		}
 		s.desired.Remove(gone...)
+		for _, g := range s.leaves(gone) {
+			s.emitGap(g, 0)
+			m.noteLocked(func() { m.log.Warn("gap", "shard", id, "from", g.from, "to", g.to, "topics", len(g.subs)) })
+		}
 		if l := s.leavers.Load(); l != nil {
 			l.note(gone)
 		}
@@ -289,6 +294,14 @@ func needsKeyCheck(t reflect.Type) bool {
 		}
 	}
 	return false
+}
+
+// keys returns those of subs that can be found again in a map: what the application's hooks name may be anything.
+func (m *ShardManager[S]) keys(subs []S) []S {
+	if !m.checkKey || !slices.ContainsFunc(subs, func(sub S) bool { return !m.isKey(sub) }) {
+		return subs
+	}
+	return slices.DeleteFunc(slices.Clone(subs), func(sub S) bool { return !m.isKey(sub) })
 }
 
 // isKey reports whether sub can be found again in a map.

@@ -205,10 +205,6 @@ func (ch *change[S]) cutOver(ctx context.Context) {
 	s.promote(next)
 	next.expect(ch.relay.release())
 	go next.flush()
-	ch.leavers, ch.still = nil, milestone{} // what came anew since is missed as well
-	if ch.carriesAll(time.Now()) {          // else next's write loop closes it, when that is so
-		s.closeGap(next)
-	}
 }
 
 // count takes over what the relay counted.

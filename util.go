@@ -20,6 +20,16 @@ func sleep(ctx context.Context, d time.Duration) error {
 	}
 }
 
+// onClock returns the same instant as the wall clock would show it now. What is measured is monotonic; where the wall clock was
+// set in between, what it showed then is of no use to anybody.
+func onClock(t time.Time) time.Time {
+	if t.IsZero() {
+		return t
+	}
+	now := time.Now()
+	return now.Add(t.Sub(now))
+}
+
 // poke puts a token into a channel of capacity 1; one that is there already will do.
 func poke(wake chan struct{}) {
 	select {

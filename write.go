@@ -73,7 +73,7 @@ func (c *session[S]) writeLoop() error {
 		switch late := time.Since(next.at); {
 		case next.at.IsZero():
 		case late > lateLimit:
-			c.m.late.Store(time.Now().UnixNano())
+			c.m.late.Store(c.m.instant(time.Now()))
 		case late > lateBit:
 			c.patience = time.Now().Add(recheck)
 		}
@@ -108,7 +108,7 @@ func (c *session[S]) judge(now time.Time, next *alarm) error {
 		c.sh.silent(c.dataAt.Load() != 0, timeout)
 		fallthrough
 	case cause == ErrPongTimeout:
-		c.silentAt.Store(c.gapFrom(cause).UnixNano())
+		c.silentAt.Store(mark(c.conn.Since(c.gapFrom(cause))))
 		if !c.sh.replaceSilent(c, cause) {
 			return cause
 		}
@@ -131,9 +131,11 @@ func (c *session[S]) keepBook(now time.Time, next *alarm) {
 		poke(c.sh.wake)
 	}
 	if c.frozen.Load() == freezeDone { // applied stands still
+		c.tellProven()
 		return
 	}
 	c.settleAnswers(now, next)
+	c.tellProven()
 	c.upto.Store(c.applied.Upto())
 	c.sh.progressed(c)
 	c.nudge()
@@ -267,6 +269,7 @@ func (c *session[S]) ping() error {
 	at := c.conn.Now() // PingMessage may have taken its time
 	c.health.sent(at, c.conn.Signs())
 	c.pingNum++
+	c.pingOpen.Store(0) // see pingAnswered
 	c.pingSent.Store(int64(at))
 	c.pingOpen.Store(c.pingNum)
 	c.m.count.pings.Add(1)

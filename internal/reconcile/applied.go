@@ -10,6 +10,9 @@ import (
 // Applied is the set of topics that one session has written. Its methods are for one goroutine, the session's write
 // loop; Close may be called from any.
 type Applied[S comparable] struct {
+	// OffFirst says that a Resubscribe will be written as an unsubscription first: Drop. Set before the first Next.
+	OffFirst bool
+
 	d    *Desired[S]
 	wake chan struct{} // written by d under its lock; read by its owner
 
@@ -24,21 +27,31 @@ type Applied[S comparable] struct {
 	failed map[S]uint64   // not in on
 	redo   []touch[S]     // to be written once more, by number
 	short  bool           // Next held topics back, for want of room
-	subs   []S            // of the last batch
-	nums   []uint64       // parallel to subs
-	looked int            // touches that Next has looked at
+
+	leaving    map[S]struct{} // not in on: unsubscribed, and the server may carry them yet
+	unanswered map[S]struct{} // no unsubscription of them is handed out: see Await
+	aside      map[S]uint64   // what a walk has passed for that reason, with the number of its touch
+	first      []touch[S]     // what Next looks at before all else: dropped topics, then those that were aside
+	queued     map[S]struct{} // the topics in first
+	low        uint64         // the least number in aside and first, if lowKnown; 0: there is none
+	lowKnown   bool
+
+	subs   []S      // of the last batch
+	nums   []uint64 // parallel to subs
+	looked int      // touches that Next has looked at
 }
 
-// Done says that b was written, or needs no writing.
+// Done says that b was written, or needs no writing. The topics of an Unsubscribe are leaving from then on: see Left.
 func (a *Applied[S]) Done(b Batch[S]) {
 	for i, s := range b.Subs {
 		delete(a.kept, s)
 		delete(a.failed, s)
 		if b.Kind == Unsubscribe {
-			delete(a.on, s)
+			a.leave(s)
 			continue
 		}
 		a.on[s] = b.Nums[i]
+		delete(a.leaving, s) // its place is its own
 		a.top = max(a.top, b.Nums[i])
 		if len(a.redo) > 0 {
 			a.redone(b.Nums[i])
@@ -76,6 +89,7 @@ func (a *Applied[S]) Fail(b Batch[S]) {
 		}
 		delete(a.on, s)
 		delete(a.kept, s)
+		delete(a.leaving, s)
 		if _, ok := a.d.want[s]; !ok {
 			continue // nor will a removal come that clears it: an answer that was late
 		}
@@ -86,20 +100,89 @@ func (a *Applied[S]) Fail(b Batch[S]) {
 	}
 }
 
-// Drop says that b, a Resubscribe, was written as an unsubscription: its topics are no longer applied, and Next hands
-// out those that are wanted as Subscribe.
-//
-// The walk for those has not passed them, as it goes on only when nothing is left to resubscribe. Any other batch may be
-// dropped too, at the cost of walking once more from its oldest topic.
+// Drop says that b was written as an unsubscription. Its topics are leaving, and those that are wanted are what Next hands
+// out first of all, as Subscribe: they are off until that is written.
 func (a *Applied[S]) Drop(b Batch[S]) {
-	a.d.mu.Lock()
-	defer a.d.mu.Unlock()
-	for _, s := range b.Subs {
-		delete(a.on, s)
+	back := make([]touch[S], 0, len(b.Subs)+len(a.first))
+	for i, s := range b.Subs {
+		a.leave(s)
 		delete(a.kept, s)
-		if num, ok := a.d.want[s]; ok {
-			a.past[fresh] = min(a.past[fresh], num-1)
+		delete(a.queued, s)
+		back = append(back, touch[S]{b.Nums[i], s})
+	}
+	if len(a.queued) < len(a.first) {
+		a.first = slices.DeleteFunc(a.first, func(t touch[S]) bool { return !a.isQueued(t.s) })
+	}
+	a.first = append(back, a.first...)
+	a.queue(b.Subs...)
+}
+
+// queue notes that subs are in first.
+func (a *Applied[S]) queue(subs ...S) {
+	if a.queued == nil {
+		a.queued = make(map[S]struct{}, len(subs))
+	}
+	for _, s := range subs {
+		a.queued[s] = struct{}{}
+	}
+	a.lowKnown = false
+}
+
+func (a *Applied[S]) isQueued(s S) bool {
+	_, ok := a.queued[s]
+	return ok
+}
+
+// leave takes s off the connection, unless it is not on it. Its place stays taken.
+func (a *Applied[S]) leave(s S) {
+	if _, ok := a.on[s]; !ok {
+		return
+	}
+	delete(a.on, s)
+	if a.leaving == nil {
+		a.leaving = make(map[S]struct{})
+	}
+	a.leaving[s] = struct{}{}
+}
+
+// Left says that the server carries subs no more, those of them that are leaving: their places are free.
+func (a *Applied[S]) Left(subs ...S) {
+	for _, s := range subs {
+		delete(a.leaving, s)
+	}
+	if len(a.leaving) == 0 {
+		a.leaving = nil
+	}
+}
+
+// Await says that the request for subs is unanswered. Until Answered, no unsubscription of them is handed out, nor with
+// OffFirst a Resubscribe: a server may refuse to end what it has not begun, and then begin it.
+func (a *Applied[S]) Await(subs ...S) {
+	if a.unanswered == nil {
+		a.unanswered = make(map[S]struct{}, len(subs))
+	}
+	for _, s := range subs {
+		a.unanswered[s] = struct{}{}
+	}
+}
+
+// Answered says that the request for subs was answered, or that nobody waits for that any more.
+func (a *Applied[S]) Answered(subs ...S) {
+	for _, s := range subs {
+		delete(a.unanswered, s)
+		num, ok := a.aside[s]
+		if !ok {
+			continue
 		}
+		delete(a.aside, s)
+		a.lowKnown = false
+		if !a.isQueued(s) {
+			a.first = append(a.first, touch[S]{num, s})
+			a.queue(s)
+		}
+	}
+	if len(a.unanswered) == 0 {
+		a.unanswered, a.aside = nil, nil
 	}
 }
 
@@ -122,6 +205,9 @@ func (a *Applied[S]) Redo(subs ...S) {
 
 // Len returns how many topics the connection carries: those on the wire, kept ones too, failed ones not.
 func (a *Applied[S]) Len() int { return len(a.on) }
+
+// Places returns how many topics the server may reckon to the connection: those on the wire and those that are leaving.
+func (a *Applied[S]) Places() int { return len(a.on) + len(a.leaving) }
 
 // Number returns the number under which s is on the wire. A kept topic has that of its subscription.
 func (a *Applied[S]) Number(s S) (num uint64, ok bool) {

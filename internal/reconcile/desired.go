@@ -21,9 +21,10 @@ type Desired[S comparable] struct {
 	mu       sync.Mutex // protects following fields; a leaf lock
 	last     uint64     // the newest number; the first is 1
 	want     map[S]uint64
-	gone     map[S]uint64 // number of the removal, until every session has looked at it
-	order    []touch[S]   // by number; holds that of each topic in want and gone, besides older ones
-	held     int          // topics in gone that the last compaction could not let go
+	gone     map[S]uint64   // number of the removal, until every session has looked at it
+	again    map[S]struct{} // those of want that were asked for again since they were added
+	order    []touch[S]     // by number; holds that of each topic in want and gone, besides older ones
+	held     int            // topics in gone that the last compaction could not let go
 	sessions []*Applied[S]
 }
 
@@ -59,6 +60,7 @@ func (d *Desired[S]) Remove(subs ...S) {
 			continue
 		}
 		delete(d.want, s)
+		delete(d.again, s)
 		if len(d.sessions) == 0 {
 			d.last++ // nobody has written s, so nobody needs to hear that it left
 			continue
@@ -73,9 +75,13 @@ func (d *Desired[S]) Again(subs ...S) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	before := d.last
+	if d.again == nil {
+		d.again = make(map[S]struct{}, len(subs))
+	}
 	for _, s := range subs {
 		if _, ok := d.want[s]; ok {
 			d.want[s] = d.touchLocked(s)
+			d.again[s] = struct{}{}
 		}
 	}
 	d.changedLocked(before)
@@ -93,6 +99,18 @@ func (d *Desired[S]) Number(s S) (num uint64, ok bool) {
 	defer d.mu.Unlock()
 	num, ok = d.want[s]
 	return num, ok
+}
+
+// AskedAgain returns those of subs for which Again was called since they were added.
+func (d *Desired[S]) AskedAgain(subs []S) (again []S) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for _, s := range subs {
+		if _, ok := d.again[s]; ok {
+			again = append(again, s)
+		}
+	}
+	return again
 }
 
 // List returns the wanted topics, those of the oldest request first.

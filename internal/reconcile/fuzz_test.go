@@ -50,11 +50,110 @@ type conn struct {
 	failed map[byte]uint64
 	redo   map[byte]uint64
 	server map[byte]bool
+
+	leaving map[byte]bool
+	first   []byte // dropped
+
+	// Where unsubscriptions wait for answers, when a walk has passed them decides what comes first: valid says what must hold.
+	patient    bool
+	unanswered map[byte]bool
 }
 
-func newConn(t *testing.T, w *wanted, d *Desired[byte]) *conn {
-	return &conn{t, w, d.Watch(make(chan struct{}, 1)), map[byte]uint64{}, map[byte]bool{}, map[byte]uint64{},
-		map[byte]uint64{}, map[byte]bool{}}
+func newConn(t *testing.T, w *wanted, d *Desired[byte], patient bool) *conn {
+	c := &conn{
+		t: t, w: w, a: d.Watch(make(chan struct{}, 1)), on: map[byte]uint64{}, kept: map[byte]bool{}, failed: map[byte]uint64{},
+		redo: map[byte]uint64{}, server: map[byte]bool{}, leaving: map[byte]bool{}, patient: patient, unanswered: map[byte]bool{},
+	}
+	c.a.OffFirst = patient
+	return c
+}
+
+// valid checks a batch of a connection that waits for answers, and that there is one where there can be.
+func (c *conn) valid(b Batch[byte], most, room int) {
+	c.t.Helper()
+	if most <= 0 {
+		most = universe
+	}
+	free := room
+	can := func(s byte) (kinds []Kind) {
+		num, on := c.w.want[s], c.on[s]
+		if num != 0 && on == num && c.redo[s] == num || num != 0 && c.kept[s] {
+			kinds = append(kinds, Subscribe)
+		}
+		switch {
+		case c.kept[s]:
+		case on != 0 && num == 0 && !c.unanswered[s]:
+			kinds = append(kinds, Unsubscribe)
+		case on != 0 && num != 0 && on != num && !c.unanswered[s]:
+			kinds = append(kinds, Resubscribe)
+		case on == 0 && num != 0 && c.failed[s] != num && (free != 0 || c.leaving[s]):
+			kinds = append(kinds, Subscribe)
+		}
+		return kinds
+	}
+	c.first = slices.DeleteFunc(c.first, func(s byte) bool { // those that are not off any more
+		return c.on[s] != 0 || c.w.want[s] == 0 || c.failed[s] == c.w.want[s]
+	})
+	any, dropped := false, false
+	for s := range byte(universe) {
+		any = any || len(can(s)) > 0
+	}
+	for _, s := range c.first {
+		dropped = dropped || c.on[s] == 0 && slices.Contains(can(s), Subscribe)
+	}
+	if any != (len(b.Subs) > 0) || len(b.Subs) > most {
+		c.t.Fatalf("next(%d, %d) = %v; there is something: %v", most, room, b, any)
+	}
+	if dropped && (b.Kind != Subscribe || !slices.Contains(c.first, b.Subs[0])) {
+		c.t.Fatalf("next(%d, %d) = %v, before %v which are off", most, room, b, c.first)
+	}
+	for i, s := range b.Subs {
+		if !slices.Contains(can(s), b.Kind) || slices.Contains(b.Subs[:i], s) || b.Kind != Unsubscribe && b.Nums[i] != c.w.want[s] {
+			c.t.Fatalf("next(%d, %d) = %v: %d", most, room, b, s)
+		}
+		if b.Kind == Subscribe && c.on[s] == 0 && !c.leaving[s] {
+			free--
+		}
+	}
+}
+
+// nextFirst is the batch of what comes before all else, if there is any.
+func (c *conn) nextFirst(most, room int) (b Batch[byte]) {
+	kinds := map[byte]Kind{}
+	c.first = slices.DeleteFunc(c.first, func(s byte) bool {
+		num, on := c.w.want[s], c.on[s]
+		switch {
+		case c.kept[s], num == 0 && on == 0, num != 0 && (on == num || on == 0 && c.failed[s] == num):
+			return true
+		case num == 0:
+			kinds[s] = Unsubscribe
+		case on != 0:
+			kinds[s] = Resubscribe
+		}
+		return false
+	})
+	for _, s := range c.first {
+		if kinds[s] != Subscribe || len(b.Subs) == most || room == 0 && !c.leaving[s] {
+			continue
+		}
+		if !c.leaving[s] {
+			room--
+		}
+		b.Subs, b.Nums = append(b.Subs, s), append(b.Nums, c.w.want[s])
+	}
+	if len(b.Subs) > 0 {
+		return b
+	}
+	for _, s := range c.first {
+		if kinds[s] == Subscribe {
+			continue
+		}
+		if len(b.Subs) == most || len(b.Subs) > 0 && kinds[s] != b.Kind {
+			break
+		}
+		b.Kind, b.Subs, b.Nums = kinds[s], append(b.Subs, s), append(b.Nums, max(c.w.want[s], c.w.gone[s]))
+	}
+	return b
 }
 
 func (c *conn) next(most, room int) Batch[byte] {
@@ -77,6 +176,9 @@ func (c *conn) next(most, room int) Batch[byte] {
 	if most <= 0 {
 		most = -1
 	}
+	if b := c.nextFirst(most, room); len(b.Subs) > 0 {
+		return b
+	}
 	want := c.w.want
 	for s, num := range c.redo {
 		if c.on[s] != num || want[s] != num {
@@ -93,15 +195,28 @@ func (c *conn) next(most, room int) Batch[byte] {
 			return b
 		}
 	}
-	if room >= 0 && (most < 0 || room < most) {
-		most = room
+	b := pick(Subscribe, want, -1, func(s byte, num uint64) bool { return c.on[s] == 0 && c.failed[s] != num })
+	placed := Batch[byte]{Kind: Subscribe}
+	for i, s := range b.Subs {
+		if room == 0 && !c.leaving[s] || len(placed.Subs) == most {
+			continue
+		}
+		if !c.leaving[s] {
+			room--
+		}
+		placed.Subs, placed.Nums = append(placed.Subs, s), append(placed.Nums, b.Nums[i])
 	}
-	return pick(Subscribe, want, most, func(s byte, num uint64) bool { return c.on[s] == 0 && c.failed[s] != num })
+	return placed
 }
 
 // ask compares a batch with that of the model.
 func (c *conn) ask(most, room int) Batch[byte] {
 	c.t.Helper()
+	if c.patient {
+		b, _ := c.a.Next(most, room)
+		c.valid(b, most, room)
+		return b
+	}
 	want := c.next(most, room)
 	b, ok := c.a.Next(most, room)
 	if ok != (len(want.Subs) > 0) || ok && b.Kind != want.Kind ||
@@ -128,19 +243,27 @@ func (c *conn) done(b Batch[byte]) {
 	c.write(b)
 	c.a.Done(b)
 	for i, s := range b.Subs {
+		if c.on[s] != 0 && b.Kind == Unsubscribe {
+			c.leaving[s] = true
+		}
 		delete(c.on, s)
 		delete(c.kept, s)
 		delete(c.failed, s)
 		delete(c.redo, s)
 		if b.Kind != Unsubscribe {
 			c.on[s] = b.Nums[i]
+			delete(c.leaving, s)
 		}
 	}
 }
 
 func (c *conn) drop(b Batch[byte]) {
 	c.a.Drop(b)
+	c.first = append(slices.Clone(b.Subs), slices.DeleteFunc(c.first, func(s byte) bool { return slices.Contains(b.Subs, s) })...)
 	for _, s := range b.Subs {
+		if c.on[s] != 0 {
+			c.leaving[s] = true
+		}
 		delete(c.on, s)
 		delete(c.kept, s)
 		delete(c.server, s)
@@ -168,6 +291,7 @@ func (c *conn) fail(b Batch[byte]) {
 		delete(c.on, s)
 		delete(c.kept, s)
 		delete(c.server, s)
+		delete(c.leaving, s)
 		if c.w.want[s] != 0 {
 			c.failed[s] = b.Nums[i]
 		}
@@ -179,6 +303,9 @@ func (c *conn) check() {
 	c.t.Helper()
 	if list := c.a.List(); c.a.Len() != len(list) || !slices.Equal(slices.Sorted(slices.Values(list)), slices.Sorted(maps.Keys(c.on))) {
 		c.t.Fatalf("%v applied, want %v", list, c.on)
+	}
+	if n := len(c.on) + len(c.leaving); c.a.Places() != n || len(c.a.Leaving()) != len(c.leaving) {
+		c.t.Fatalf("%d places, want %d", c.a.Places(), n)
 	}
 	for s := range byte(universe) {
 		num, ok := c.a.Number(s)
@@ -202,6 +329,9 @@ func (c *conn) check() {
 // rest writes all that is left, and finds the server with what is wanted, less what failed, plus what is kept.
 func (c *conn) rest(most int) {
 	c.t.Helper()
+	for s := range byte(universe) {
+		c.answered(s)
+	}
 	for b := c.ask(most, -1); len(b.Subs) > 0; b = c.ask(most, -1) {
 		c.done(b)
 	}
@@ -215,9 +345,14 @@ func (c *conn) rest(most int) {
 	if b := c.ask(0, -1); len(b.Subs) > 0 || c.a.looked != looked || c.a.Upto() != c.w.last {
 		c.t.Fatalf("not at rest: %v after %d looks", b, c.a.looked-looked)
 	}
-	if len(c.a.failed) > len(c.w.want) || len(c.a.redo) > 0 {
-		c.t.Fatalf("left behind: failed %v, redo %v", c.a.failed, c.a.redo)
+	if len(c.a.failed) > len(c.w.want) || len(c.a.redo)+len(c.a.first)+len(c.a.aside)+len(c.a.unanswered) > 0 {
+		c.t.Fatalf("left behind: failed %v, redo %v, first %v, aside %v", c.a.failed, c.a.redo, c.a.first, c.a.aside)
 	}
+}
+
+func (c *conn) answered(s byte) {
+	c.a.Answered(s)
+	delete(c.unanswered, s)
 }
 
 func FuzzNext(f *testing.F) {
@@ -241,14 +376,14 @@ func TestRandom(t *testing.T) {
 func play(t *testing.T, ops []byte) {
 	d := New[byte]()
 	w := &wanted{want: map[byte]uint64{}, gone: map[byte]uint64{}}
-	conns := []*conn{newConn(t, w, d)}
+	conns := []*conn{newConn(t, w, d, false)}
 	for ; len(ops) >= 2; ops = ops[2:] {
-		op, arg := ops[0]%16, ops[1]
+		op, arg := ops[0]%19, ops[1]
 		subs := []byte{arg % universe}
 		if arg&0x80 != 0 {
 			subs = append(subs, (arg>>4)%universe, (arg+1)%universe)
 		}
-		c := conns[int(ops[0]>>4)%len(conns)]
+		c := conns[int(ops[0]>>5)%len(conns)]
 		most, room := int(arg%5), int(arg>>4)%6-1
 		switch op {
 		case 0, 1:
@@ -315,7 +450,25 @@ func play(t *testing.T, ops []byte) {
 			c.rest(most)
 		case 14:
 			if len(conns) < 3 {
-				conns = append(conns, newConn(t, w, d))
+				conns = append(conns, newConn(t, w, d, arg&1 != 0))
+			}
+		case 16:
+			c.a.Left(subs...)
+			for _, s := range subs {
+				delete(c.leaving, s)
+			}
+		case 17:
+			if c.patient {
+				for _, s := range subs {
+					if c.on[s] != 0 {
+						c.a.Await(s)
+						c.unanswered[s] = true
+					}
+				}
+			}
+		case 18:
+			for _, s := range subs {
+				c.answered(s)
 			}
 		case 15:
 			c.a.Close()
@@ -325,7 +478,7 @@ func play(t *testing.T, ops []byte) {
 				for _, s := range subs {
 					w.remove(s)
 				}
-				conns = append(conns, newConn(t, w, d))
+				conns = append(conns, newConn(t, w, d, arg&1 != 0))
 			}
 		}
 		if len(d.order) > 2*universe+slack+3 {

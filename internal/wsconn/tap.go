@@ -75,6 +75,9 @@ func NewTap(conn net.Conn, head int) *Tap {
 // Now is the time since the Tap began, as used in Signs.
 func (t *Tap) Now() time.Duration { return time.Since(t.base) }
 
+// Since converts a point in time to an instant as used in Signs.
+func (t *Tap) Since(at time.Time) time.Duration { return at.Sub(t.base) }
+
 // At converts an instant of Signs to a point in time.
 func (t *Tap) At(d time.Duration) time.Time { return t.base.Add(d) }
 
