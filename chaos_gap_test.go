@@ -1,7 +1,6 @@
 package wsshard_test
 
 import (
-	"reflect"
 	"slices"
 	"time"
 
@@ -11,18 +10,10 @@ import (
 // This file answers: what must a Gap of chaos say, and when must it come? That it names what was missed, and since when, is seen
 // number by number: chaos_lost_test.go.
 
-// sure is Event.Sure.
-func (c *chaos) sure(ev wsshard.Event[string]) time.Time {
-	if f := reflect.ValueOf(ev).FieldByName("Sure"); f.IsValid() {
-		return f.Interface().(time.Time)
-	}
-	return ev.From.Add(-chaosAck)
-}
-
 func (c *chaos) checkGaps() {
 	for _, ev := range c.gaps {
 		conn := chaosConn{c.lifeAt(ev.Time), ev.ShardID, ev.Generation}
-		switch sure := c.sure(ev); {
+		switch sure := ev.Sure; {
 		case sure.After(ev.From), ev.From.After(ev.To), ev.To.After(ev.Time):
 			c.t.Errorf("I11: a gap of shard %d runs from %v (sure: %v) to %v, told at %v", ev.ShardID, ev.From.Sub(c.begin), sure.Sub(c.begin), ev.To.Sub(c.begin), ev.Time.Sub(c.begin))
 		case len(ev.Subs) == 0:
@@ -56,7 +47,7 @@ func (c *chaos) lifeAt(at time.Time) (life int) {
 // wasAsked reports whether a topic was asked for on a connection of the shard up to the one that ended the gap.
 func (c *chaos) wasAsked(topic string, by chaosConn) bool {
 	return slices.ContainsFunc(c.encoded[topic], func(e encoding) bool {
-		return e.sign == '+' && e.conn.life == by.life && e.conn.shard == by.shard && e.conn.gen <= by.gen
+		return e.sign == '+' && e.conn.life == by.life && e.conn.shard == by.shard && (e.conn.gen <= by.gen || by.gen == 0)
 	})
 }
 
@@ -83,14 +74,14 @@ func (c *chaos) provenBy(ev wsshard.Event[string], conn chaosConn) (by time.Time
 	for _, topic := range ev.Subs {
 		proven := time.Time{}
 		for _, e := range c.encoded[topic] { // without a word of the server: AckTimeout for each of two requests, or Settle
-			if e.conn == conn && e.sign == '+' && proven.IsZero() {
+			if e.conn == conn && e.sign == '+' && !e.at.Before(ev.From) && proven.IsZero() {
 				if proven = e.at.Add(2 * chaosAck); !c.byAnswers() && c.trait.Proof != "ready" {
 					proven = e.at.Add(chaosSettle)
 				}
 			}
 		}
 		for _, on := range c.history(topic) {
-			if prompt := c.prompt() && (c.byAnswers() || c.trait.Proof == "data"); on.conn == conn && prompt && (proven.IsZero() || on.on.Before(proven)) {
+			if prompt := c.prompt() && (c.byAnswers() || c.trait.Proof == "data"); on.conn == conn && !on.on.Before(ev.From) && prompt && (proven.IsZero() || on.on.Before(proven)) {
 				proven = on.on
 			}
 		}
@@ -140,16 +131,25 @@ func (c *chaos) checkComes(lost loss) {
 	if ended && end.Before(due.Add(time.Second)) || c.published.Before(due) || c.troubled(lost.conn.shard, opened, due) {
 		return
 	}
-	asked := false
 	for i := range chaosTopics {
-		for _, e := range c.encoded[topicName(i)] {
-			asked = asked || e.conn == lost.conn && e.sign == '+'
+		topic := topicName(i)
+		on := slices.ContainsFunc(c.history(topic), func(on onSpan) bool {
+			return on.conn == lost.conn && on.off.IsZero() && on.on.Before(lost.at.Add(-time.Second))
+		})
+		told := slices.ContainsFunc(c.gaps, func(ev wsshard.Event[string]) bool {
+			return ev.ShardID == lost.conn.shard && !ev.Time.Before(lost.at) && !ev.Time.After(due) && slices.Contains(ev.Subs, topic)
+		})
+		if on && !told {
+			c.accuse(topic, "I11: of the loss of %+v at %v no gap of %s was told by %v", lost.conn, lost.at.Sub(c.begin), topic, due.Sub(c.begin))
 		}
 	}
-	told := slices.ContainsFunc(c.gaps, func(ev wsshard.Event[string]) bool {
-		return ev.ShardID == lost.conn.shard && !ev.Time.Before(lost.at) && !ev.Time.After(due)
+}
+
+// refreshes reports whether a gap is one of topics that were off to be asked for again.
+func (c *chaos) refreshes(ev wsshard.Event[string]) bool {
+	return !slices.ContainsFunc(ev.Subs, func(topic string) bool {
+		return !slices.ContainsFunc(c.history(topic), func(on onSpan) bool {
+			return !on.off.IsZero() && !on.off.Before(ev.From) && !on.off.After(ev.To) && c.askedAgain(topic, on)
+		})
 	})
-	if asked && !told {
-		c.t.Errorf("I11: of the loss of %+v at %v no gap was told by %v", lost.conn, lost.at.Sub(c.begin), due.Sub(c.begin))
-	}
 }

@@ -84,7 +84,7 @@ func latest(a, b time.Time) time.Time {
 // reported looks for a gap around at.
 func (c *chaos) reported(topic string, at time.Time, sp span) bool {
 	return slices.ContainsFunc(c.gaps, func(ev wsshard.Event[string]) bool {
-		return ev.ShardID == sp.shard && slices.Contains(ev.Subs, topic) && !at.Before(c.sure(ev)) && !at.After(ev.To)
+		return ev.ShardID == sp.shard && slices.Contains(ev.Subs, topic) && !at.Before(ev.Sure) && !at.After(ev.To)
 	})
 }
 

@@ -86,7 +86,7 @@ func (c *chaos) checkCalm(mt wsshard.Metrics) {
 	for _, ev := range c.gaps {
 		forced := c.took[chaosConn{c.lifeAt(ev.Time), ev.ShardID, ev.Generation}].forced
 		switch {
-		case c.trait.Switch == "disabled" || forced || c.onlyAnew(): // each replacement is a loss, then, or was cut without proof
+		case c.trait.Switch == "disabled" || forced || c.onlyAnew() || c.refreshes(ev): // each replacement is a loss then, or was cut without proof
 		case !ev.Time.Before(c.published): // silence is no surprise
 		default:
 			c.t.Errorf("I5: a gap from %v to %v of shard %d, with switchovers only", ev.From.Sub(c.begin), ev.To.Sub(c.begin), ev.ShardID)
