@@ -88,16 +88,15 @@ func (c *chaos) unwant(topics ...string) {
 	if err := c.m.Unsubscribe(topics...); err != nil {
 		c.t.Errorf("Unsubscribe: %v", err)
 	}
-	c.endSpans(topics, false)
+	c.endSpans(topics)
 }
 
-func (c *chaos) endSpans(topics []string, stopped bool) {
+func (c *chaos) endSpans(topics []string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for _, topic := range topics {
 		if spans := c.wanted[topic]; len(spans) > 0 && spans[len(spans)-1].to.IsZero() {
-			last := &spans[len(spans)-1]
-			last.to, last.stopped = time.Now(), stopped
+			spans[len(spans)-1].to = time.Now()
 		}
 	}
 }
@@ -164,14 +163,14 @@ func (c *chaos) halt() {
 	defer c.mu.Unlock()
 	c.stops = append(c.stops, took)
 	for id, ev := range c.down {
-		c.outages = append(c.outages, wsshard.Event[string]{Kind: wsshard.EventDisconnected, ShardID: id, Generation: uint64(c.life), From: ev.From, To: time.Now()})
+		c.outages = append(c.outages, wsshard.Event[string]{ShardID: id, Generation: uint64(c.life), From: ev.From, To: time.Now()})
 	}
 	for id := range shards { // and what came no more
 		at, ok := c.heard[id]
 		if !ok {
 			at = c.lives[len(c.lives)-1]
 		}
-		c.outages = append(c.outages, wsshard.Event[string]{Kind: wsshard.EventStopped, ShardID: id, Generation: uint64(c.life), From: at, To: time.Now()})
+		c.outages = append(c.outages, wsshard.Event[string]{ShardID: id, Generation: uint64(c.life), From: at, To: time.Now()})
 	}
 	c.down, c.heard = map[int]wsshard.Event[string]{}, map[int]time.Time{}
 	for shard, n := range c.inside {
@@ -186,7 +185,7 @@ func (c *chaos) stopAndStart(pause time.Duration) {
 	c.turn <- struct{}{}
 	defer func() { <-c.turn }()
 	wanted := c.desired()
-	c.endSpans(wanted, true)
+	c.endSpans(wanted)
 	c.halt()
 	time.Sleep(pause)
 	c.mu.Lock()

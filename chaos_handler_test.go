@@ -335,7 +335,12 @@ func (c *chaos) OnEvent(ev wsshard.Event[string]) {
 	case wsshard.EventGap:
 		c.drove.note("a gap")
 		c.gaps = append(c.gaps, ev)
-		delete(c.down, ev.ShardID)
+		if lost, ok := c.down[ev.ShardID]; ok {
+			lost.Subs = slices.DeleteFunc(lost.Subs, func(topic string) bool { return slices.Contains(ev.Subs, topic) })
+			if c.down[ev.ShardID] = lost; len(lost.Subs) == 0 {
+				delete(c.down, ev.ShardID)
+			}
+		}
 	case wsshard.EventDisconnected:
 		if errors.Is(ev.Err, wsshard.ErrStopped) {
 			break

@@ -153,11 +153,10 @@ func (c *chaos) unsettled(topic string, history []onSpan, at time.Time, sp span)
 	return false
 }
 
-// stoppedFirst reports whether Stop came before the gap of a loss that was told of, or before what came last could be read.
+// stoppedFirst reports whether Stop came before the gap of a loss that was told of, or before what came last was read.
 func (c *chaos) stoppedFirst(at time.Time, sp span) bool {
-	const skew = time.Second
+	const skew = 500 * time.Millisecond
 	return slices.ContainsFunc(c.outages, func(ev wsshard.Event[string]) bool {
-		known := ev.Kind == wsshard.EventDisconnected
-		return ev.ShardID == sp.shard && sp.life == int(ev.Generation) && (known || sp.stopped) && !at.Before(ev.From.Add(-skew)) && !at.After(ev.To)
+		return ev.ShardID == sp.shard && sp.life == int(ev.Generation) && !at.Before(ev.From.Add(-skew)) && !at.After(ev.To)
 	})
 }

@@ -209,8 +209,7 @@ func (b interval) has(at time.Time, margin time.Duration) bool {
 // span is a time during which a topic was wanted; to is zero while it is.
 type span struct {
 	from, to    time.Time
-	stopped     bool // Stop ended it
-	life, shard int  // where it was placed
+	life, shard int // where it was placed
 }
 
 type chaosStep struct {
