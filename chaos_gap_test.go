@@ -71,17 +71,22 @@ func (c *chaos) provenBy(ev wsshard.Event[string], conn chaosConn) (by time.Time
 	if c.troubled(ev.ShardID, c.opened[conn].Add(-time.Second), ev.Time) {
 		return ev.To
 	}
+	for _, lost := range c.losses { // it is known of no earlier
+		if lost.conn.life == conn.life && lost.conn.shard == conn.shard && !lost.at.After(ev.Time) {
+			by = latest(by, lost.at)
+		}
+	}
 	for _, topic := range ev.Subs {
 		proven := time.Time{}
 		for _, e := range c.encoded[topic] { // without a word of the server: AckTimeout for each of two requests, or Settle
-			if e.conn == conn && e.sign == '+' && !e.at.Before(ev.From) && proven.IsZero() {
+			if e.conn == conn && e.sign == '+' && !e.at.Before(ev.From) && !e.at.After(ev.To) && (proven.IsZero() || c.droppedBefore(topic, e)) {
 				if proven = e.at.Add(2 * chaosAck); !c.byAnswers() && c.trait.Proof != "ready" {
 					proven = e.at.Add(chaosSettle)
 				}
 			}
 		}
-		for _, on := range c.history(topic) {
-			if prompt := c.prompt() && (c.byAnswers() || c.trait.Proof == "data"); on.conn == conn && !on.on.Before(ev.From) && prompt && (proven.IsZero() || on.on.Before(proven)) {
+		for _, on := range c.history(topic) { // data proves nothing of a topic that was on there before
+			if c.prompt() && c.byAnswers() && on.conn == conn && !on.on.Before(ev.From) && !on.on.After(ev.To) {
 				proven = on.on
 			}
 		}
@@ -93,6 +98,13 @@ func (c *chaos) provenBy(ev wsshard.Event[string], conn chaosConn) (by time.Time
 		by = latest(by, proven)
 	}
 	return by.Add(time.Second)
+}
+
+// droppedBefore reports whether a topic was unsubscribed before it was asked for on the same connection.
+func (c *chaos) droppedBefore(topic string, again encoding) bool {
+	return slices.ContainsFunc(c.encoded[topic], func(e encoding) bool {
+		return e.conn == again.conn && e.sign == '-' && !e.at.After(again.at)
+	})
 }
 
 // earliest returns the earlier of those that are not zero.
