@@ -98,6 +98,79 @@ func (w *world) wantFailed(want map[string]error) {
 	}
 }
 
+// numbering is a courtier in whose protocol each message of data carries the id of its request, as GraphQL's do: all that
+// follows the first answers nothing any more, and is data.
+func numbering(a *app) wsshard.Handler[string] {
+	c := newCourtier(a).(courtier)
+	inner := c.acknowledges
+	c.acknowledges = func(m wsshard.Message, st wsshard.ConnectionState) (wsshard.Ack[string], bool) {
+		if m.String() == "next" {
+			return wsshard.Ack[string]{Request: 1}, true
+		}
+		return inner(m, st)
+	}
+	return c
+}
+
+// TestDataThatAcknowledges: an Ack that answers nothing open is data, and feeds the data timeout.
+func TestDataThatAcknowledges(t *testing.T) {
+	cfg := wsshard.Config{Health: wsshard.HealthConfig{DataTimeout: 10 * time.Second}}
+	bubble(t, cfg, numbering, func(w *world) {
+		w.subscribe("a")
+		w.m.Start(context.Background())
+		for range 300 {
+			w.answer("next")
+			time.Sleep(time.Second)
+		}
+		if m := w.m.Metrics(); m.HealthFailures != 0 || m.Connections != 1 {
+			t.Errorf("%d health failures and %d connections while data flowed", m.HealthFailures, m.Connections)
+		}
+		if !w.m.IsSubscriptionFresh("a", 2*time.Second) {
+			t.Error("data that came a second ago is not fresh")
+		}
+	})
+}
+
+// TestAnswerIsNoData: the first answer to a request feeds nothing; what takes a confirmed topic back, or repeats an answer, is
+// what the verdict says.
+func TestAnswerIsNoData(t *testing.T) {
+	cfg := wsshard.Config{Health: wsshard.HealthConfig{DataTimeout: off}}
+	bubble(t, cfg, newCourtier, func(w *world) {
+		w.subscribe("a", "b")
+		w.m.Start(context.Background())
+		fresh := func(want bool, after string) {
+			t.Helper()
+			if _, had := w.m.ShardFreshness(0); had != want {
+				t.Errorf("%s: had data %v, want %v", after, had, want)
+			}
+		}
+		w.answer("ack 0 +a")
+		fresh(false, "the answer for a topic")
+		w.answer("ack 1")
+		fresh(false, "the answer for the rest")
+		w.answer("ack 1")
+		fresh(true, "the same once more")
+	})
+	bubble(t, cfg, func(a *app) wsshard.Handler[string] {
+		return struct {
+			wsshard.Handler[string]
+			acknowledges
+			inspects
+		}{a, newCourtier(a).(courtier).acknowledges, func(wsshard.Message, wsshard.ConnectionState) wsshard.Verdict[string] {
+			return wsshard.Verdict[string]{NoData: true}
+		}}
+	}, func(w *world) {
+		w.subscribe("a")
+		w.m.Start(context.Background())
+		for range 3 {
+			w.answer("ack 1")
+		}
+		if _, had := w.m.ShardFreshness(0); had {
+			t.Error("a message whose verdict says that it is no data is data")
+		}
+	})
+}
+
 // wantSyncWaits checks that Sync waits for an answer still.
 func (w *world) wantSyncWaits(subs ...string) {
 	w.t.Helper()

@@ -11,7 +11,7 @@ type requested[S comparable] struct {
 }
 
 // answer takes an acknowledgement. It returns the topics that it newly rejects, and those whose last request it confirms;
-// number is that of a topic's last request. met: something was open that this answers.
+// number is that of a topic's last request. met: something of it was unanswered, be it given up by now.
 func (p *proof[S]) answer(a Ack[S], number func(S) (uint64, bool)) (confirmed, rejected []S, met bool) {
 	p.heard.Store(true)
 	p.mu.Lock()
@@ -49,9 +49,9 @@ func (p *proof[S]) answer(a Ack[S], number func(S) (uint64, bool)) (confirmed, r
 		}
 		switch {
 		case claimed && answers(c.request):
-			rejected = append(rejected, s)
+			rejected, met = append(rejected, s), true
 		case f.request != 0 && answers(f.request): // late: it was told of already, but now it is known why
-			said.num = f.num
+			said.num, met = f.num, true
 		case a.Request == 0 && wanted && !claimed && !failed: // what was confirmed once is taken back
 			said.num = last
 			rejected = append(rejected, s)
@@ -61,7 +61,6 @@ func (p *proof[S]) answer(a Ack[S], number func(S) (uint64, bool)) (confirmed, r
 		}
 		p.failLocked(s, said)
 		p.refused = append(p.refused, s)
-		met = true
 	}
 	var whole []S
 	if r := p.requests[a.Request]; r != nil {
@@ -80,6 +79,10 @@ func (p *proof[S]) answer(a Ack[S], number func(S) (uint64, bool)) (confirmed, r
 		}
 		for _, s := range whole {
 			rest(s)
+		}
+		if _, open := p.requests[a.Request]; open { // newer ones have taken over what it asked for
+			delete(p.requests, a.Request)
+			met = true
 		}
 	}
 	return confirmed, rejected, met

@@ -57,6 +57,9 @@ func (s *shard[S]) attemptAsync(ctx context.Context, st ConnectionState, h *hast
 // open takes the steps. A failure before the connection is open is a *DialError.
 func (o *opening[S]) open(ctx context.Context, r *relay[S]) (*session[S], error) {
 	ws, tap, err := o.dial(ctx)
+	if keepsWindow(err) { // it is remembered: this time there is no offer
+		ws, tap, err = o.dial(ctx)
+	}
 	if err != nil {
 		if ctx.Err() != nil && !errors.Is(err, context.DeadlineExceeded) {
 			err = context.Cause(ctx)
@@ -178,6 +181,9 @@ func (o *opening[S]) login(ctx context.Context, ws *websocket.Conn, tap *wsconn.
 	c.ctx, c.cancel = context.WithCancelCause(o.sh.run.ctx)
 	c.conn = wsconn.New(ws, tap, wsconn.Options{
 		ReadLimit:    max(0, cfg.ReadLimit),
+		ReadBuffer:   cfg.ReadBufferSize,
+		Lend:         cfg.LowLatencyMode,
+		Unfinished:   o.m.pending,
 		WriteTimeout: cfg.WriteTimeout,
 		CheckUTF8:    !cfg.LowLatencyMode,
 		OnPing:       c.onPing,
@@ -258,7 +264,7 @@ func (o *opening[S]) onConnect(c *session[S]) (err error) {
 		return panicked
 	}
 	for i, msg := range first {
-		if err == nil && len(msg.Data) > 0 {
+		if err == nil && msg.Data != nil {
 			if err = checkMessage(msg); err != nil {
 				err = fmt.Errorf("OnConnect, message %d: %w", i, err)
 			}
@@ -287,7 +293,11 @@ func (l *loginConn[S]) Read(ctx context.Context) (Message, error) {
 		if ctx.Err() != nil {
 			return Message{}, context.Cause(ctx)
 		}
-		return Message{}, readCause(err)
+		err = readCause(err)
+		if code := closeCode(err); code != websocket.CloseNormalClosure { // the attempt ends by this; the peer shall know why
+			l.c.conn.SendClose(code, closeGrace)
+		}
+		return Message{}, err
 	}
 	if err := l.pong(); err != nil {
 		return Message{}, err
@@ -299,10 +309,11 @@ func (l *loginConn[S]) Read(ctx context.Context) (Message, error) {
 	return msg, nil
 }
 
-// pong answers the newest ping, unless it is too early for that: then it is answered later.
+// pong answers the ping that has waited longest, unless it is too early for that: then it is answered later.
 func (l *loginConn[S]) pong() error {
 	now, c := time.Now(), l.c
-	if !c.out.hasPing() || max(c.pace.waitControl(now), pongSpacing-now.Sub(c.pongAt)) > 0 {
+	pinged, _ := c.pongWait(now)
+	if !pinged || max(c.pace.waitControl(now), pongSpacing-now.Sub(c.pongAt)) > 0 {
 		return nil
 	}
 	return c.pong(now, c.pace.chargeControl)

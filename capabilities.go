@@ -1,6 +1,7 @@
 package wsshard
 
 import (
+	"cmp"
 	"log/slog"
 	"reflect"
 )
@@ -53,7 +54,9 @@ func findCapabilities[S comparable](h Handler[S], log *slog.Logger) capabilities
 	return c
 }
 
-// look asserts h to be a C.
+// look asserts h to be a C. If h has only some of C's methods as they should be, look warns of the one that is wrong: of one
+// whose signature differs, else of one that is declared on the pointer though the value was passed, else of one that is there
+// while another is missing.
 func look[C any](h any, to *C, found *[]string, log *slog.Logger) {
 	want := reflect.TypeFor[C]()
 	if c, ok := h.(C); ok {
@@ -62,15 +65,55 @@ func look[C any](h any, to *C, found *[]string, log *slog.Logger) {
 		return
 	}
 	have := reflect.TypeOf(h)
+	var differs, onPointer, fine, missing string
 	for i := range want.NumMethod() {
 		m := want.Method(i)
 		of, ok := have.MethodByName(m.Name)
-		if !ok && have.Kind() != reflect.Pointer { // declared on the pointer, and the value was passed
+		onValue := ok
+		if !ok && have.Kind() != reflect.Pointer {
 			of, ok = reflect.PointerTo(have).MethodByName(m.Name)
 		}
-		if ok {
-			log.Warn("a method of the handler is never called", "method", m.Name, "has", of.Type.String(), "interface", want.Name(), "needs", m.Type.String())
-			return
+		switch {
+		case !ok:
+			missing = m.Name
+		case !sameSignature(of.Type, m.Type):
+			differs = cmp.Or(differs, m.Name)
+		case !onValue:
+			onPointer = cmp.Or(onPointer, m.Name)
+		default:
+			fine = cmp.Or(fine, m.Name)
 		}
 	}
+	name := cmp.Or(differs, onPointer, fine)
+	if name == "" {
+		return
+	}
+	of, ok := have.MethodByName(name)
+	if !ok {
+		of, _ = reflect.PointerTo(have).MethodByName(name)
+	}
+	needs, _ := want.MethodByName(name)
+	attrs := []any{"method", name, "has", of.Type.String(), "interface", want.Name(), "needs", needs.Type.String()}
+	if missing != "" {
+		attrs = append(attrs, "missing", missing)
+	}
+	log.Warn("a method of the handler is never called", attrs...)
+}
+
+// sameSignature compares a method, whose first parameter is its receiver, with a method of an interface, which has none.
+func sameSignature(method, of reflect.Type) bool {
+	if method.NumIn() != of.NumIn()+1 || method.NumOut() != of.NumOut() || method.IsVariadic() != of.IsVariadic() {
+		return false
+	}
+	for i := range of.NumIn() {
+		if method.In(i+1) != of.In(i) {
+			return false
+		}
+	}
+	for i := range of.NumOut() {
+		if method.Out(i) != of.Out(i) {
+			return false
+		}
+	}
+	return true
 }

@@ -324,7 +324,10 @@ func (c *chaos) run(total *chaosTotals) {
 	c.published = time.Now()
 	others.Wait() // I9
 	time.Sleep(5 * time.Second)
-	for len(c.inState(wsshard.ShardSwitching)) > 0 { // then a topic is on two connections
+	for calm := 0; calm < 50; calm++ { // else a topic is on two connections, or the server has not heard of the end of one
+		if len(c.inState(wsshard.ShardSwitching)) > 0 {
+			calm = 0
+		}
 		time.Sleep(10 * time.Millisecond)
 	}
 	c.check(total)

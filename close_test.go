@@ -54,15 +54,23 @@ func losing(t *testing.T, cfg wsshard.Config, script func(c *rawConn), check fun
 	})
 }
 
-// No code at all; one byte is none either.
+// No code at all. One byte is neither none nor one.
 func TestCloseWithoutCode(t *testing.T) {
-	for _, payload := range []string{"", "x"} {
+	for payload, want := range map[string]struct {
+		code   int
+		local  bool
+		answer int
+	}{
+		"":     {1005, false, 1000}, // 1005 stands for "none" and must not be sent
+		"x":    {1002, true, 1002},
+		"\x03": {1002, true, 1002},
+	} {
 		t.Run(payload, func(t *testing.T) {
 			losing(t, dialsOnly(), func(c *rawConn) { c.frame(fin|opClose, payload) }, func(w *world, l lost) {
-				if code, local := l.code(); code != 1005 || local {
+				if code, local := l.code(); code != want.code || local != want.local {
 					t.Errorf("cause %v", l.cause)
 				}
-				l.conn.wantClose(1000) // 1005 stands for "none" and must not be sent
+				l.conn.wantClose(want.answer)
 			})
 		})
 	}

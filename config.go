@@ -17,7 +17,7 @@ import (
 // New refuses, with a *ConfigError for each field, joined: a negative ConnectTimeout, WriteTimeout, InitialDelay, MaxDelay,
 // StableAfter, Window, ShardsPerIP or ReadBufferSize; a Multiplier that is neither 0 nor at least 1, NaN or infinite;
 // MaxDelay < InitialDelay; PongTimeout > PingInterval and DataTimeout < PingInterval where both are on; and what a field's
-// comment says. Defaults take part in these comparisons.
+// comment says. A field that is not set never contradicts one that is: its default yields.
 type Config struct {
 	Connection ConnectionConfig
 	Backoff    BackoffConfig
@@ -58,22 +58,26 @@ type ConnectionConfig struct {
 	MaxConcurrentDials         int           // 64 for each (host, egress)
 	Limiter                    ConnectLimiter
 	LowLatencyMode             bool     // zero-copy delivery, no per-message panic guard, no UTF-8 check
-	SourceIPs                  []string // IPv4 or IPv6 literals; excludes NetDialContext
+	SourceIPs                  []string // IPv4 or IPv6 literals, each once; ::ffff:a.b.c.d is a.b.c.d; excludes NetDialContext
 	ShardsPerIP                int      // 10; past len(SourceIPs)*ShardsPerIP it wraps, with one warning
 	Proxy                      string   // socks5://, socks5h://, http://, https://, with user:password@
 	TLSConfig                  *tls.Config
 	Header                     http.Header // static headers; those that the handshake owns are refused
 	ReadBufferSize             int         // 4096 bytes; plain TCP needs 1024 of them, and borrows 64 KiB while bytes come
-	ReadLimit                  int64       // 64 MiB, decompressed; a longer announced length is refused at once
-	EnableCompression          bool        // permessage-deflate
+	ReadLimit                  int64       // 16 MiB, decompressed; a longer announced length is refused at once
+	EnableCompression          bool        // permessage-deflate, each message by itself: a server that insists on more is dialled once more without, and not asked again
 	Subprotocols               []string
-	NetDialContext             func(ctx context.Context, network, addr string) (net.Conn, error) // dials the server, or the proxy
+	// MaxUnfinished is how many bytes the unfinished messages of all the manager's connections may hold together, 256 MiB by
+	// default: decompressed, and as far as they are longer than the 32 KiB that a connection may keep. Beyond that the
+	// connection whose message is the longest ends with ErrMaxUnfinished.
+	MaxUnfinished  int64
+	NetDialContext func(ctx context.Context, network, addr string) (net.Conn, error) // dials the server, or the proxy
 }
 
 // BackoffConfig says when to try again: uniform in [0, min(MaxDelay, InitialDelay·Multiplierⁿ)], known as full jitter (M.
 // Brooker, "Exponential Backoff and Jitter", 2015).
 type BackoffConfig struct {
-	InitialDelay, MaxDelay time.Duration // 100ms, 30s
+	InitialDelay, MaxDelay time.Duration // 100ms, 30s; a default yields to the other where that is set
 	Multiplier             float64       // 2
 	DisableJitter          bool
 	StableAfter            time.Duration // 5s up before the backoff starts over: what ended a storm of reconnects at destinygg/chat-gui (PR 872)
@@ -81,9 +85,12 @@ type BackoffConfig struct {
 
 // HealthConfig says when a connection is sick. Deadlines run on the reader's clock: time in a callback does not count.
 type HealthConfig struct {
-	PingInterval, PongTimeout, DataTimeout, MessageTimeout time.Duration // 20s, 10s, 30s (with a topic applied), 30s
-	FailureThreshold                                       int           // 3 missed pongs; negative: pongs are not judged
-	TextPing, TextPong                                     string        // replaces the ping frame; TextPong "PONG". A TextPong alone is what answers a PingMessenger
+	// 20s, 10s, 30s (with a topic applied), 30s. PongTimeout is at most PingInterval, and PingInterval at most DataTimeout, where
+	// they are on. A default yields to what is set: PingInterval 5s alone has PongTimeout 5s, DataTimeout 10s alone has the other
+	// two 10s, PingInterval 1m alone has DataTimeout 1m. Fields that are set and contradict each other are refused.
+	PingInterval, PongTimeout, DataTimeout, MessageTimeout time.Duration
+	FailureThreshold                                       int    // 3 missed pongs; negative: pongs are not judged
+	TextPing, TextPong                                     string // replaces the ping frame; TextPong not set: "PONG" in any case of it. A TextPong alone is what answers a PingMessenger
 }
 
 // SubscribeConfig says how requests are written.
@@ -96,12 +103,12 @@ type SubscribeConfig struct {
 
 // SwitchoverConfig says how a live connection is replaced.
 type SwitchoverConfig struct {
-	Timeout       time.Duration // 10s from the last request written to the cutover
+	Timeout       time.Duration // 10s from the last request written to the cutover, which then skips Linger and keys if all is proven
 	Settle        time.Duration // 1s: without an Acknowledger a topic so long silent after its request counts as live; negative: at once
-	Linger        time.Duration // 250ms: at least the server's fan-out skew
+	Linger        time.Duration // 250ms: at least the server's fan-out skew. So long a silent connection's replacement brings data before it takes over
 	DrainTimeout  time.Duration // 2s
 	MaxConcurrent int           // max(4, shards/32)
-	HoldMessages  int           // 65536
+	HoldMessages  int           // 65536. When as much waits: the cutover at once, or ErrSwitchoverHold where the new one is not ready
 	HoldBytes     int           // 32 MiB
 }
 
@@ -119,26 +126,25 @@ func (c Config) withDefaults(handlerLimit int) Config {
 	orDefault(&n.MaxConcurrentDials, 64)
 	orDefault(&n.ShardsPerIP, 10)
 	orDefault(&n.ReadBufferSize, 4096)
-	orDefault(&n.ReadLimit, 64<<20)
+	orDefault(&n.ReadLimit, 16<<20)
+	orDefault(&n.MaxUnfinished, 256<<20)
 	n.Header = n.Header.Clone()
 	n.SourceIPs = append([]string(nil), n.SourceIPs...)
 	n.Subprotocols = append([]string(nil), n.Subprotocols...)
 
 	b := &c.Backoff
+	if b.InitialDelay == 0 && b.MaxDelay > 0 {
+		b.InitialDelay = min(100*time.Millisecond, b.MaxDelay)
+	}
 	orDefault(&b.InitialDelay, 100*time.Millisecond)
-	orDefault(&b.MaxDelay, 30*time.Second)
+	orDefault(&b.MaxDelay, max(30*time.Second, b.InitialDelay))
 	orDefault(&b.Multiplier, 2)
 	orDefault(&b.StableAfter, 5*time.Second)
 
 	h := &c.Health
-	orDefault(&h.PingInterval, 20*time.Second)
-	orDefault(&h.PongTimeout, 10*time.Second)
-	orDefault(&h.DataTimeout, 30*time.Second)
+	h.fit()
 	orDefault(&h.MessageTimeout, 30*time.Second)
 	orDefault(&h.FailureThreshold, 3)
-	if h.TextPing != "" {
-		orDefault(&h.TextPong, "PONG")
-	}
 
 	s := &c.Subscribe
 	orDefault(&s.MaxPerMessage, 100)
@@ -161,6 +167,23 @@ func (c Config) withDefaults(handlerLimit int) Config {
 		*d = min(*d, eternity)
 	}
 	return c
+}
+
+// fit fills the defaults of the three intervals that bound each other, so that they fit what is set.
+func (h *HealthConfig) fit() {
+	if h.PingInterval == 0 {
+		h.PingInterval = max(20*time.Second, h.PongTimeout)
+		if h.DataTimeout > 0 {
+			h.PingInterval = min(h.PingInterval, h.DataTimeout)
+		}
+	}
+	if h.PongTimeout == 0 {
+		h.PongTimeout = 10 * time.Second
+		if h.PingInterval > 0 {
+			h.PongTimeout = min(h.PongTimeout, h.PingInterval)
+		}
+	}
+	orDefault(&h.DataTimeout, max(30*time.Second, h.PingInterval))
 }
 
 // eternity is as good as any longer duration, and several of them can be added.

@@ -21,6 +21,10 @@ func header(name string, values ...string) func(*wsshard.Config) {
 	return func(c *wsshard.Config) { c.Connection.Header = http.Header{name: values} }
 }
 
+func fromIPs(ips ...string) func(*wsshard.Config) {
+	return func(c *wsshard.Config) { c.Connection.SourceIPs = ips }
+}
+
 func proxy(url string) func(*wsshard.Config) {
 	return func(c *wsshard.Config) { c.Connection.Proxy = url }
 }
@@ -51,13 +55,13 @@ var refusals = []struct {
 	{"below InitialDelay", "Backoff.MaxDelay", func(c *wsshard.Config) {
 		c.Backoff.InitialDelay, c.Backoff.MaxDelay = 2*time.Second, time.Second
 	}},
-	{"below the default InitialDelay", "Backoff.MaxDelay", func(c *wsshard.Config) { c.Backoff.MaxDelay = 99 * time.Millisecond }},
-	{"default below InitialDelay", "Backoff.MaxDelay", func(c *wsshard.Config) { c.Backoff.InitialDelay = time.Minute }},
 
 	{"above PingInterval", "Health.PongTimeout", func(c *wsshard.Config) {
 		c.Health.PingInterval, c.Health.PongTimeout = time.Second, time.Second+1
 	}},
-	{"above the default PingInterval", "Health.PongTimeout", func(c *wsshard.Config) { c.Health.PongTimeout = 21 * time.Second }},
+	{"above DataTimeout", "Health.PongTimeout", func(c *wsshard.Config) {
+		c.Health.PongTimeout, c.Health.DataTimeout = 11*time.Second, 10*time.Second
+	}},
 	{"below PingInterval", "Health.DataTimeout", func(c *wsshard.Config) {
 		c.Health.PingInterval, c.Health.DataTimeout = 20*time.Second, 19*time.Second
 	}},
@@ -69,6 +73,19 @@ var refusals = []struct {
 	{"a name", "Connection.SourceIPs[0]", func(c *wsshard.Config) { c.Connection.SourceIPs = []string{"localhost"} }},
 	{"a port", "Connection.SourceIPs[1]", func(c *wsshard.Config) { c.Connection.SourceIPs = []string{"127.0.0.1", "127.0.0.1:80"} }},
 	{"empty", "Connection.SourceIPs[0]", func(c *wsshard.Config) { c.Connection.SourceIPs = []string{""} }},
+	{"IPv4 multicast", "Connection.SourceIPs[1]", fromIPs("10.0.0.1", "224.0.0.1")},
+	{"IPv6 multicast", "Connection.SourceIPs[0]", fromIPs("ff02::1")},
+	{"IPv6 multicast with a zone", "Connection.SourceIPs[0]", fromIPs("ff02::1%lo")},
+	{"IPv4 multicast in IPv6", "Connection.SourceIPs[0]", fromIPs("::ffff:239.1.2.3")},
+	{"broadcast", "Connection.SourceIPs[0]", fromIPs("255.255.255.255")},
+	{"broadcast in IPv6", "Connection.SourceIPs[0]", fromIPs("::ffff:255.255.255.255")},
+	{"unspecified", "Connection.SourceIPs[0]", fromIPs("0.0.0.0")},
+	{"unspecified", "Connection.SourceIPs[0]", fromIPs("::")},
+	{"unspecified", "Connection.SourceIPs[0]", fromIPs("::ffff:0.0.0.0")},
+	{"unspecified with a zone", "Connection.SourceIPs[0]", fromIPs("::%lo")},
+	{"twice", "Connection.SourceIPs[2]", fromIPs("10.0.0.1", "10.0.0.2", "10.0.0.1")},
+	{"twice, in other words", "Connection.SourceIPs[1]", fromIPs("10.0.0.1", "::ffff:10.0.0.1")},
+	{"twice, in other words", "Connection.SourceIPs[1]", fromIPs("2001:db8::1", "2001:DB8:0:0::1")},
 	{"a prefix", "Connection.SourceIPs[0]", func(c *wsshard.Config) { c.Connection.SourceIPs = []string{"10.0.0.0/8"} }},
 	{"with NetDialContext", "Connection.SourceIPs", func(c *wsshard.Config) {
 		c.Connection.SourceIPs, c.Connection.NetDialContext = []string{"127.0.0.1"}, dialNothing
@@ -198,23 +215,24 @@ func TestNewAccepts(t *testing.T) {
 			c.Subscribe.AckTimeout = off
 			c.Switchover.Timeout, c.Switchover.Settle, c.Switchover.Linger, c.Switchover.DrainTimeout = off, off, off, off
 		},
-		"equal delays":         func(c *wsshard.Config) { c.Backoff.InitialDelay, c.Backoff.MaxDelay = 1, 1 },
-		"constant backoff":     multiplier(1),
-		"minus zero":           multiplier(math.Copysign(0, -1)),
-		"pong = ping = data":   func(c *wsshard.Config) { h := &c.Health; h.PingInterval, h.PongTimeout, h.DataTimeout = 5, 5, 5 },
-		"long pong, no ping":   func(c *wsshard.Config) { c.Health.PingInterval, c.Health.PongTimeout = off, time.Hour },
-		"short data, no ping":  func(c *wsshard.Config) { c.Health.PingInterval, c.Health.DataTimeout = off, 1 },
-		"long ping, no others": func(c *wsshard.Config) { h := &c.Health; h.PingInterval, h.DataTimeout = time.Hour, off },
-		"addresses":            func(c *wsshard.Config) { c.Connection.SourceIPs = []string{"127.0.0.1", "::1", "::ffff:10.0.0.1"} },
-		"socks5":               proxy("socks5://u:p@proxy"),
-		"socks5h":              proxy("socks5h://[::1]:9"),
-		"user alone":           proxy("socks5://user@proxy"),
-		"http":                 proxy("http://user@proxy:3128/"),
-		"http, password alone": proxy("http://:token@proxy"),
-		"https":                proxy("https://proxy"),
-		"headers":              header("authorization", "a\tb", "ä"),
-		"Host":                 header("Host", "a:80"),
-		"subprotocols":         func(c *wsshard.Config) { c.Connection.Subprotocols = []string{"v1.json", "v2"} },
+		"equal delays":           func(c *wsshard.Config) { c.Backoff.InitialDelay, c.Backoff.MaxDelay = 1, 1 },
+		"constant backoff":       multiplier(1),
+		"minus zero":             multiplier(math.Copysign(0, -1)),
+		"pong = ping = data":     func(c *wsshard.Config) { h := &c.Health; h.PingInterval, h.PongTimeout, h.DataTimeout = 5, 5, 5 },
+		"long pong, no ping":     func(c *wsshard.Config) { c.Health.PingInterval, c.Health.PongTimeout = off, time.Hour },
+		"short data, no ping":    func(c *wsshard.Config) { c.Health.PingInterval, c.Health.DataTimeout = off, 1 },
+		"long ping, no others":   func(c *wsshard.Config) { h := &c.Health; h.PingInterval, h.DataTimeout = time.Hour, off },
+		"addresses":              func(c *wsshard.Config) { c.Connection.SourceIPs = []string{"127.0.0.1", "::1", "::ffff:10.0.0.1"} },
+		"socks5":                 proxy("socks5://u:p@proxy"),
+		"socks5h":                proxy("socks5h://[::1]:9"),
+		"user alone":             proxy("socks5://user@proxy"),
+		"http":                   proxy("http://user@proxy:3128/"),
+		"http, password alone":   proxy("http://:token@proxy"),
+		"https":                  proxy("https://proxy"),
+		"one address, two zones": fromIPs("fe80::1%eth0", "fe80::1%eth1"),
+		"headers":                header("authorization", "a\tb", "ä"),
+		"Host":                   header("Host", "a:80"),
+		"subprotocols":           func(c *wsshard.Config) { c.Connection.Subprotocols = []string{"v1.json", "v2"} },
 	} {
 		cfg := wsshard.Config{}
 		set(&cfg)

@@ -11,6 +11,7 @@ import (
 type judgement[S comparable] struct {
 	due     time.Time // when to look again at the latest; zero: no such time
 	readyAt time.Time // since when next is ready, or was last
+	apart   bool      // next brings topics since then that cur may never have brought
 
 	// What next had to carry when it had written everything for the first time.
 	goal   milestone
@@ -23,6 +24,128 @@ type judgement[S comparable] struct {
 	sinceAt time.Time   // since when it carries what is on cur; zero: it does not
 }
 
+// snapshot is what one look at both connections of a switchover shows.
+type snapshot struct {
+	now time.Time
+
+	// The old connection.
+	lost    bool      // it has ended by itself
+	silent  bool      // it is taken for dead
+	frozen  bool      // it has seen that it is to write no requests: what it carries stands still
+	stillAt time.Time // since when it is to take no more changes, until the end; zero: it may take some
+
+	// The new one.
+	ready    bool      // it seems to carry what the old one carries, and to have proven it
+	readyAt  time.Time // since when, if it is ready
+	carries  bool      // it does for certain: asked while the old one is frozen
+	goalAt   time.Time // since when all is proven that the old one carried at first; zero: it is not
+	deadline time.Time // Timeout's; zero: there is none, or the last request is not written yet
+	repeats  bool      // a request is to be written once more, for want of an answer
+	ignored  bool      // nothing was ever answered, though the old one's requests were
+	full     bool      // its reader waits for room
+	dataAt   time.Time // since when it holds data that the old one has not delivered; zero: it holds none
+	met      bool      // the old one has delivered the keys that are asked for; true where there are no keys
+}
+
+// step is what a look at both connections leads to.
+type step int
+
+const (
+	stepWait   step = iota
+	stepFreeze      // have cur write no requests until the next look, for certainty
+	stepStill       // keep cur still from now on
+	stepCut
+	stepFail
+)
+
+type verdict struct {
+	step   step
+	proven bool      // of stepCut: Linger has passed, and keys were delivered where there are any
+	err    error     // of stepFail
+	look   time.Time // when to look again at the latest; zero: something will wake us
+}
+
+// judge decides. It is pure.
+func (p *snapshot) judge(linger time.Duration) verdict {
+	linger = max(0, linger)
+	switch {
+	case p.lost: // there is nothing to wait for, and nothing better than next
+		return verdict{step: stepCut}
+	case p.silent:
+		return p.judgeSilent(linger)
+	case p.ignored: // all is failed, so nothing would be waited for: but it is next that is dead
+		return verdict{step: stepFail, err: ErrSwitchoverTimeout}
+	}
+	lingered := p.ready && !p.now.Before(p.readyAt.Add(linger))
+	proven := lingered && p.met
+	late := p.late()
+	switch enough := proven || p.ready && (p.full || late); {
+	case enough && !p.frozen:
+		// Between this look and the end of cur's writing a Subscribe could reach cur alone. So cur stops writing first, and
+		// readiness is asked again.
+		return verdict{step: stepFreeze}
+	case enough && p.carries:
+		return verdict{step: stepCut, proven: proven}
+	case p.full:
+		return verdict{step: stepFail, err: ErrSwitchoverHold}
+	case !lingered && p.restless(linger, late):
+		return verdict{step: stepStill}
+	case late:
+		return verdict{step: stepFail, err: ErrSwitchoverTimeout}
+	}
+	return p.wait(linger, lingered)
+}
+
+// wait says when Linger, Timeout or our patience will be over.
+func (p *snapshot) wait(linger time.Duration, lingered bool) (v verdict) {
+	p.lookAt(&v, p.deadline)
+	if p.ready {
+		p.lookAt(&v, p.readyAt.Add(linger))
+	}
+	if !lingered && p.stillAt.IsZero() && !p.goalAt.IsZero() {
+		p.lookAt(&v, p.goalAt.Add(restlessAfter(linger)))
+	}
+	return v
+}
+
+// judgeSilent decides where cur is taken for dead: nothing is waited for but a sign that next is better.
+func (p *snapshot) judgeSilent(linger time.Duration) (v verdict) {
+	brings := !p.dataAt.IsZero() && !p.now.Before(p.dataAt.Add(linger))
+	switch {
+	case p.ready, !p.goalAt.IsZero(), p.full, brings:
+		return verdict{step: stepCut}
+	case p.late():
+		return verdict{step: stepFail, err: ErrSwitchoverTimeout}
+	}
+	p.lookAt(&v, p.deadline)
+	if !p.dataAt.IsZero() {
+		p.lookAt(&v, p.dataAt.Add(linger))
+	}
+	return v
+}
+
+// late reports whether Timeout is over. A request that is written once more begins it anew.
+func (p *snapshot) late() bool {
+	return !p.deadline.IsZero() && !p.now.Before(p.deadline) && !p.repeats
+}
+
+// restlessAfter is how long a set that keeps changing is waited for.
+func restlessAfter(linger time.Duration) time.Duration { return 4 * linger }
+
+// restless reports whether cur must take no more changes from now on: all that was wanted at first is proven, but what came
+// since has not been for as long as it takes. From then on changes reach next only, and what it brings of them waits for
+// the cutover, as what is on neither would.
+func (p *snapshot) restless(linger time.Duration, late bool) bool {
+	return p.stillAt.IsZero() && !p.goalAt.IsZero() && (late || !p.now.Before(p.goalAt.Add(restlessAfter(linger))))
+}
+
+// lookAt sees to it that judge is asked again at an instant that is still to come.
+func (p *snapshot) lookAt(v *verdict, at time.Time) {
+	if at.After(p.now) && (v.look.IsZero() || at.Before(v.look)) {
+		v.look = at
+	}
+}
+
 // milestone is a state of the subscriptions that next had written up to.
 type milestone struct {
 	set      bool
@@ -30,114 +153,98 @@ type milestone struct {
 	requests int64  // that next had written by then
 }
 
-// patience is how long a set that keeps changing is waited for, and then the proof by keys.
-func (ch *change[S]) patience() time.Duration { return 4 * max(0, ch.s.m.cfg.Switchover.Linger) }
-
-// decide looks at both connections. cut means that cur is to be retired now.
+// decide looks at both connections, and does what that leads to. cut means that cur is to be retired now.
 func (ch *change[S]) decide(silent bool) (cut bool, err error) {
-	cfg := &ch.s.m.cfg.Switchover
-	now := time.Now()
-	ch.due = time.Time{}
-	if ch.lost || ch.cur.ending.Load() {
-		return true, nil // there is nothing to wait for, and nothing better than next
-	}
-	if !silent && ch.cur.proof.heard.Load() && ch.next.proof.ignored(ch.next.claimTime(now)) {
-		return false, ErrSwitchoverTimeout // all is failed, so nothing would be waited for: but it is next that is dead
-	}
-	since, ready := ch.ready(now)
-	if ready && !since.Equal(ch.readyAt) {
-		ch.readyAt = since
-		ch.relay.arm()
-	}
-	met, used := ch.relay.overlapped()
-	lingered := ready && now.Sub(ch.readyAt) >= cfg.Linger
-	enough := lingered && (met || ch.unmatched(now))
-	full := ch.relay.isFull()
-	deadline, timed := ch.deadline()
-	late := timed && !now.Before(deadline) && !ch.next.proof.repeats(ch.next.claimTime(now))
-	if ready && (silent || full || late || enough) {
-		// Between this look and the end of cur's writing a Subscribe could reach cur alone. So cur stops writing first,
-		// and readiness is asked again.
-		if !silent {
-			if !ch.freeze() {
-				return false, nil
-			}
-			ready = ch.carriesAll(now)
-		}
-		if ready {
-			ch.report.Proof = ch.proof(met && used)
-			if full && !(lingered && met) {
-				ch.report.Proof = "none"
-			}
-			return true, nil
-		}
-	}
-	restless := ch.restless(now, lingered || ready && silent, late)
-	switch {
-	case full:
-		return false, ErrSwitchoverHold
-	case restless:
-		ch.stillAt, ch.leavers = now, &leavers[S]{subs: make(map[S]struct{})}
+	p := ch.look(silent)
+	v := p.judge(ch.s.m.cfg.Switchover.Linger)
+	ch.due = v.look
+	switch v.step {
+	case stepFreeze:
+		ch.freeze()
+	case stepStill:
+		ch.stillAt, ch.leavers = p.now, &leavers[S]{subs: make(map[S]struct{})}
 		ch.s.leavers.Store(ch.leavers)
 		ch.freeze()
-		return false, nil
-	case late:
-		return false, ErrSwitchoverTimeout
-	}
-	if ch.stillAt.IsZero() {
-		ch.thaw()
-	}
-	ch.lookAt(now, deadline)
-	ch.lookAt(now, ch.readyAt.Add(cfg.Linger))
-	if !ch.stillAt.IsZero() {
-		ch.lookAt(now, ch.readyAt.Add(ch.patience()))
+	case stepCut:
+		if ch.dismissed = p.silent && !p.lost; v.proven {
+			ch.report.Proof = ch.proof()
+		}
+		return true, nil
+	case stepFail:
+		return false, v.err
+	case stepWait:
+		if ch.stillAt.IsZero() {
+			ch.thaw()
+		}
 	}
 	return false, nil
 }
 
-// lookAt sees to it that decide is asked again at an instant that is still to come.
-func (ch *change[S]) lookAt(now, at time.Time) {
-	if at.After(now) && (ch.due.IsZero() || at.Before(ch.due)) {
-		ch.due = at
+// look takes a snapshot. What next held when it became ready begins the proof by keys.
+func (ch *change[S]) look(silent bool) (p snapshot) {
+	p.now, p.silent, p.stillAt = time.Now(), silent, ch.stillAt
+	if p.lost = ch.lost || ch.cur.ending.Load(); p.lost {
+		return p
+	}
+	next := ch.next
+	claimed := next.claimTime(p.now)
+	p.ignored = ch.cur.proof.heard.Load() && next.proof.ignored(claimed)
+	p.repeats = next.proof.repeats(claimed)
+	p.deadline = ch.deadline()
+	p.frozen = ch.cur.frozen.Load() == freezeDone
+	if p.readyAt, p.ready = ch.ready(p.now); p.ready {
+		ch.arm(p.readyAt, p.now)
+		p.carries = p.frozen && ch.carriesAll(p.now)
+	}
+	p.goalAt = ch.reached(p.now)
+	p.full, p.dataAt = ch.relay.holds()
+	p.met, _ = ch.relay.overlapped()
+	return p
+}
+
+// arm begins the proof by keys, when next has become ready or is ready for more.
+func (ch *change[S]) arm(readyAt, now time.Time) {
+	again := !readyAt.Equal(ch.readyAt)
+	apart := ch.brings(now)
+	if again || apart && !ch.apart {
+		since := time.Time{}
+		if ch.readyAt, ch.apart = readyAt, apart; apart {
+			since = readyAt
+		}
+		ch.relay.arm(since)
 	}
 }
 
-// deadline is when the switchover must be over, once the last request is written.
-func (ch *change[S]) deadline() (at time.Time, ok bool) {
+// brings reports whether next may have received messages about topics that cur did not carry then: those that cur has
+// not written, or that were not proven there when next was opened.
+func (ch *change[S]) brings(now time.Time) bool {
+	if ch.next.upto.Load() > ch.cur.upto.Load() {
+		return true
+	}
+	last, waits := ch.cur.proof.waiting(ch.cur.claimTime(now), func(S, uint64) bool { return true })
+	return waits || last.After(ch.opened)
+}
+
+// deadline is when the switchover must be over, once the last request is written; zero: never, or it is not written yet.
+func (ch *change[S]) deadline() (at time.Time) {
 	limit, next := ch.s.m.cfg.Switchover.Timeout, ch.next
 	if limit <= 0 || next.upto.Load() < ch.cur.upto.Load() && ch.stillAt.IsZero() {
-		return at, false
+		return at
 	}
-	return latest(ch.stillAt, next.conn.At(time.Duration(next.wroteAt.Load()))).Add(limit), true
+	return latest(ch.stillAt, next.conn.At(time.Duration(next.wroteAt.Load()))).Add(limit)
 }
 
-// restless reports whether cur must take no more changes from now on: all that was wanted at first is proven, but what came
-// since has not been for as long as it takes. From then on changes reach next only, and what it brings of them waits for
-// the cutover, as what is on neither would.
-func (ch *change[S]) restless(now time.Time, pause, late bool) bool {
-	if pause || !ch.stillAt.IsZero() {
-		return false
-	}
-	if !ch.goal.set {
-		if ch.next.upto.Load() < ch.cur.upto.Load() {
-			return false
-		}
+// reached returns since when all is proven that cur carried when next had written that for the first time; zero: it is not.
+func (ch *change[S]) reached(now time.Time) time.Time {
+	if !ch.goal.set && ch.next.upto.Load() >= ch.cur.upto.Load() {
 		ch.goal = milestone{true, ch.cur.upto.Load(), ch.next.requests.Load()}
 	}
-	if ch.goalAt.IsZero() {
-		if _, proven := ch.proven(now, ch.goal); !proven {
-			return false
+	if ch.goal.set && ch.goalAt.IsZero() {
+		if _, proven := ch.proven(now, ch.goal); proven {
+			ch.goalAt = now
 		}
-		ch.goalAt = now
 	}
-	over := ch.goalAt.Add(ch.patience())
-	ch.lookAt(now, over)
-	return late || !now.Before(over)
-}
-
-// unmatched reports whether the proof by keys is given up: next brings topics that cur, which is kept still, never will.
-func (ch *change[S]) unmatched(now time.Time) bool {
-	return !ch.stillAt.IsZero() && now.Sub(ch.readyAt) >= ch.patience()
+	return ch.goalAt
 }
 
 // ready reports whether next seems to carry what cur carries, and to have proven it; and since when. It is asked often, and
@@ -166,10 +273,7 @@ func (ch *change[S]) proven(now time.Time, m milestone) (since time.Time, ok boo
 	if ch.byDetector() {
 		return latest(ch.opened, next.conn.At(time.Duration(next.readyAt.Load()))), next.readyAfter(m.requests)
 	}
-	last, waits := next.proof.waiting(next.claimTime(now), func(sub S, num uint64) bool {
-		_, wanted := ch.s.desired.Number(sub) // one that nobody needs is not waited for
-		return wanted && num <= m.upto
-	})
+	last, waits := next.proof.waiting(next.claimTime(now), func(sub S, num uint64) bool { return num <= m.upto && ch.s.wants(sub) })
 	return latest(ch.opened, last), !waits
 }
 
@@ -179,7 +283,7 @@ func (ch *change[S]) carriesAll(now time.Time) bool {
 	next := ch.next
 	counts := func(sub S, _ uint64) bool {
 		_, on := ch.cur.applied.Number(sub)
-		return on && !ch.leavers.has(sub)
+		return on && ch.s.wants(sub) && !ch.leavers.has(sub)
 	}
 	// In this order: what is settled was claimed before, and what is touched meanwhile shows up in Since.
 	m := ch.still
@@ -236,7 +340,8 @@ func latest(a, b time.Time) time.Time {
 }
 
 // proof names what showed that next delivers: the weakest link.
-func (ch *change[S]) proof(keys bool) string {
+func (ch *change[S]) proof() string {
+	_, keys := ch.relay.overlapped()
 	switch {
 	case !ch.next.proof.acks && !ch.byDetector() && (ch.s.m.caps.inspector == nil || ch.next.proof.settledByTime()):
 		return "settle"

@@ -3,6 +3,7 @@ package wsshard
 import (
 	"context"
 	"crypto/tls"
+	"encoding/base64"
 	"errors"
 	"fmt"
 	"io"
@@ -13,7 +14,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"syscall"
+	"sync"
 	"time"
 
 	"github.com/gorilla/websocket"
@@ -22,6 +23,9 @@ import (
 )
 
 // This file answers: how is a connection to the server opened?
+
+// headBuffer is what the library reads an answer's head with; it keeps it for the connection's life.
+const headBuffer = 128
 
 // maxHead is what an answer's head may cost, a server's or a proxy's: its bytes, and more for each line.
 const maxHead = 64 << 10
@@ -34,13 +38,17 @@ type dialer struct {
 	tls     *tls.Config // cloned; one session cache for all shards
 	plain   websocket.Dialer
 	late    error // what has taken longer than ConnectTimeout
+
+	mu         sync.Mutex      // protects following fields; a leaf lock
+	keptWindow map[string]bool // servers by host:port that keep their compression window: they get no offer
 }
 
 // newDialer expects a validated config.
 func newDialer(cfg ConnectionConfig) *dialer {
 	d := &dialer{cfg: cfg, tls: &tls.Config{}, late: fmt.Errorf("not connected after %v: %w", cfg.ConnectTimeout, context.DeadlineExceeded)}
 	for _, ip := range cfg.SourceIPs {
-		d.sources = append(d.sources, netip.MustParseAddr(ip))
+		addr, _ := parseSource(ip)
+		d.sources = append(d.sources, addr)
 	}
 	if cfg.Proxy != "" {
 		d.proxy, _ = parseProxy(cfg.Proxy)
@@ -55,11 +63,10 @@ func newDialer(cfg ConnectionConfig) *dialer {
 		d.tls.NextProtos = []string{"http/1.1"}
 	}
 	d.plain = websocket.Dialer{
-		ReadBufferSize:    cfg.ReadBufferSize,
-		WriteBufferSize:   wsconn.WriteBuffer,
-		WriteBufferPool:   wsconn.WriteBuffers,
-		EnableCompression: cfg.EnableCompression,
-		Subprotocols:      cfg.Subprotocols,
+		ReadBufferSize:  headBuffer,
+		WriteBufferSize: wsconn.MaxFrame,
+		WriteBufferPool: wsconn.WriteBuffers,
+		Subprotocols:    cfg.Subprotocols,
 	}
 	return d
 }
@@ -148,12 +155,9 @@ func (e *tlsError) Error() string                 { return "TLS: " + printable(e
 func (e *tlsError) Unwrap() error                 { return e.err }
 func (e *tlsError) Format(f fmt.State, verb rune) { formatError(e, f, verb) }
 
-// broken are the ways in which a connection ends under a handshake.
-var broken = []error{io.EOF, io.ErrUnexpectedEOF, syscall.ECONNRESET, syscall.EPIPE, net.ErrClosed}
-
 // tunnelled says so where it was a proxy's tunnel that broke.
 func (d *dialer) tunnelled(err error) error {
-	if d.proxy == nil || !isAny(err, broken...) {
+	if d.proxy == nil || !isBroken(err) {
 		return err
 	}
 	return &ProxyError{Proxy: redactProxy(d.proxy), Step: "tunnel", Err: err}
@@ -161,34 +165,39 @@ func (d *dialer) tunnelled(err error) error {
 
 // upgrade speaks the WebSocket handshake on tap. It trusts neither the peer nor the library with more than it must.
 func (d *dialer) upgrade(ctx context.Context, u *url.URL, header http.Header, tap *wsconn.Tap) (*websocket.Conn, error) {
+	u, header = credentials(u, header)
 	dial := d.plain
-	dial.ReadBufferSize = tap.BufferSize(d.cfg.ReadBufferSize)
+	dial.EnableCompression = d.offers(u)
 	dial.NetDialContext = func(context.Context, string, string) (net.Conn, error) { return tap, nil }
 	dial.NetDialTLSContext = dial.NetDialContext
 	ws, resp, err := dial.DialContext(ctx, u.String(), header)
+	answer := wsconn.Agreed(tap.Extensions(), dial.EnableCompression)
+	if resp != nil && len(tap.Extensions()) > 0 {
+		resp.Header["Sec-Websocket-Extensions"] = tap.Extensions() // what it said, not what the library was told
+	}
+	if err != nil && answer.Takeover && resp != nil && !errors.Is(err, websocket.ErrBadHandshake) { // the library chokes on it
+		d.withhold(u)
+		return nil, &HandshakeError{StatusCode: resp.StatusCode, Header: withoutCookies(resp.Header), Reason: keptWindow}
+	}
 	if err != nil {
 		if broke := tap.Failed(); broke != nil && resp == nil { // in the middle of a line that was then taken for nonsense
 			err = broke
 		}
 		return nil, handshakeError(resp, err)
 	}
-	if reason := d.unasked(resp, ws); reason != "" {
+	if reason := d.unasked(resp, ws, answer); reason != "" {
 		return nil, &HandshakeError{StatusCode: resp.StatusCode, Header: withoutCookies(resp.Header), Reason: reason}
 	}
 	return ws, nil
 }
 
 // unasked says what the server chose that was not offered, which RFC 6455 §4.1 tells a client to refuse.
-func (d *dialer) unasked(resp *http.Response, ws *websocket.Conn) string {
+func (d *dialer) unasked(resp *http.Response, ws *websocket.Conn, answer wsconn.Agreement) string {
 	if !resp.ProtoAtLeast(1, 1) {
 		return "it speaks " + printable(resp.Proto)
 	}
-	for _, line := range resp.Header.Values("Sec-WebSocket-Extensions") {
-		for ext := range strings.SplitSeq(line, ",") {
-			if strings.TrimSpace(ext) != "" && (!d.cfg.EnableCompression || !weDeflate(ext)) {
-				return "it chose an extension that was not offered"
-			}
-		}
+	if answer.Refused != "" {
+		return answer.Refused
 	}
 	if p := ws.Subprotocol(); p != "" && !slices.Contains(d.cfg.Subprotocols, p) {
 		return "it chose a subprotocol that was not offered"
@@ -196,18 +205,46 @@ func (d *dialer) unasked(resp *http.Response, ws *websocket.Conn) string {
 	return ""
 }
 
-// weDeflate reports whether ext is permessage-deflate as we offered it (RFC 7692 §7.1): we cannot shrink our own window.
-func weDeflate(ext string) bool {
-	token, params, _ := strings.Cut(ext, ";")
-	for param := range strings.SplitSeq(params, ";") {
-		name, _, _ := strings.Cut(param, "=")
-		switch strings.TrimSpace(name) {
-		case "", "server_no_context_takeover", "client_no_context_takeover", "server_max_window_bits":
-		default:
-			return false
-		}
+// keptWindow is the Reason of an answer that we could not read messages by.
+const keptWindow = "its compression goes on from message to message"
+
+// keepsWindow reports whether an attempt failed for that reason.
+func keepsWindow(err error) bool {
+	var he *HandshakeError
+	return errors.As(err, &he) && he.StatusCode == http.StatusSwitchingProtocols && he.Reason == keptWindow
+}
+
+// offers reports whether u's server is offered compression.
+func (d *dialer) offers(u *url.URL) bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.cfg.EnableCompression && !d.keptWindow[strings.ToLower(hostPort(u))]
+}
+
+// withhold ends the offers to u's server.
+func (d *dialer) withhold(u *url.URL) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.keptWindow == nil {
+		d.keptWindow = make(map[string]bool)
 	}
-	return strings.TrimSpace(token) == "permessage-deflate"
+	d.keptWindow[strings.ToLower(hostPort(u))] = true
+}
+
+// credentials makes a header of the user that u names, unless the application has set one, and leaves it out of the URL.
+func credentials(u *url.URL, header http.Header) (*url.URL, http.Header) {
+	user := u.User
+	if user == nil {
+		return u, header
+	}
+	bare := *u
+	bare.User = nil
+	if _, set := header["Authorization"]; !set && user.String() != "" {
+		password, _ := user.Password()
+		header = header.Clone()
+		header["Authorization"] = []string{"Basic " + base64.StdEncoding.EncodeToString([]byte(user.Username()+":"+password))}
+	}
+	return &bare, header
 }
 
 // handshakeError sorts what gorilla returned: an answer of the server, a broken connection, or nonsense.
@@ -347,13 +384,13 @@ func judgeHost(err error) outcome {
 		return hostDown
 	case errors.As(err, &he):
 		return answered(he.StatusCode)
-	case isAny(err, syscall.EADDRNOTAVAIL, syscall.EADDRINUSE, syscall.EMFILE, syscall.ENFILE, syscall.ENOBUFS, syscall.EACCES, syscall.EPERM):
+	case isSocketError(err, socketOurs):
 		return hostUnknown
 	case errors.As(err, &te), errors.As(err, &oe) && (oe.Op == "remote error" || oe.Op == "local error"):
 		return hostDown // alerts, theirs and ours: TLS 1.3 refuses a client after the handshake
 	case errors.Is(err, context.DeadlineExceeded), errors.As(err, &ne) && ne.Timeout():
 		return hostDown
-	case isAny(err, syscall.ECONNREFUSED, syscall.EHOSTUNREACH, syscall.ENETUNREACH), isAny(err, broken...):
+	case isSocketError(err, socketDown), isBroken(err):
 		return hostDown
 	}
 	return hostUnknown

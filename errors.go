@@ -31,7 +31,7 @@ var (
 	ErrShardParked = errors.New("wsshard: shard is parked")
 	// ErrInvalidSubscription: from Subscribe, for an item that is not equal to itself (a NaN inside) or cannot be hashed.
 	ErrInvalidSubscription = errors.New("wsshard: subscription cannot be a key")
-	// ErrInvalidMessage: from Send, for a message without data, of an unknown type, or text that is not UTF-8.
+	// ErrInvalidMessage: from Send, for a message whose Data is nil, of an unknown type, or text that is not UTF-8.
 	ErrInvalidMessage = errors.New("wsshard: invalid message")
 	// ErrSwitchoverTimeout: from HotSwitchover, and in EventSwitchoverFailed, when the new connection was not ready in time.
 	ErrSwitchoverTimeout = errors.New("wsshard: switchover timed out")
@@ -63,6 +63,9 @@ var (
 	ErrCircuitOpen = errors.New("wsshard: circuit breaker is open")
 	// ErrReadLimit: a message was longer than Config.Connection.ReadLimit. The cause is a *CloseError 1009 that wraps it.
 	ErrReadLimit = errors.New("wsshard: message over ReadLimit")
+	// ErrMaxUnfinished: the unfinished messages of all connections held more than Config.Connection.MaxUnfinished, and this
+	// connection's was the longest. We closed with 1009.
+	ErrMaxUnfinished = errors.New("wsshard: unfinished messages over MaxUnfinished")
 	// ErrRejected: the reason of a rejected topic whose Ack had no Err.
 	ErrRejected = errors.New("wsshard: subscription rejected")
 	// ErrInvalidURL: Handler.URL returned something that cannot be dialled; in a *DialError.
@@ -103,9 +106,9 @@ func (e *DialError) Unwrap() error { return e.Err }
 // HandshakeError is a server's answer that was no upgrade, or one that the protocol forbids (StatusCode 101, with Reason).
 type HandshakeError struct {
 	StatusCode int
-	Header     http.Header   // less Set-Cookie; never printed
+	Header     http.Header   `json:"-"` // less Set-Cookie; never printed
 	RetryAfter time.Duration // 0: none was given; more than an hour is taken for one
-	Body       []byte        // first 1 KiB; never printed
+	Body       []byte        `json:"-"` // first 1 KiB; never printed
 	Reason     string        // what was wrong, beside the status
 }
 
@@ -149,7 +152,8 @@ func (e *ProxyError) Error() string {
 func (e *ProxyError) Unwrap() error { return e.Err }
 
 // CloseError is the close code a connection ended with: received from the server, or, with Local, sent by us because the
-// server broke the protocol (1002), sent text that is not UTF-8 (1007) or a message over ReadLimit (1009).
+// server broke the protocol (1002), sent text that is not UTF-8 (1007), a message over ReadLimit (1009), or, within ten
+// seconds, more than 10,000 frames without a byte of data between them (1008).
 type CloseError struct {
 	Code  int
 	Text  string // the peer's words, cut and escaped when printed
@@ -175,8 +179,8 @@ func (e *CloseError) Is(target error) bool {
 
 // PanicError is a callback that panicked, or left by runtime.Goexit (then Value says so).
 type PanicError struct {
-	Value any // the application's own; never shortened or redacted
-	Stack []byte
+	Value any    // the application's own; never shortened or redacted
+	Stack []byte `json:"-"`
 }
 
 func (e *PanicError) Error() string { return fmt.Sprintf("wsshard: panic in a callback: %v", e.Value) }

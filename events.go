@@ -62,7 +62,9 @@ type Event[S comparable] struct {
 // SwitchoverReport says how a switchover went.
 type SwitchoverReport struct {
 	Trigger string // call, lifetime, data-timeout, pong-timeout, notice, capacity
-	Proof   string // keys, acks, settle, none: what showed that the new connection delivers
+	// Proof is what showed that the new connection delivers: keys, acks, settle, or none, and then there is a Gap. It is none
+	// where Timeout or a full hold skipped Linger or keys, where the old connection was silent, and where it was lost.
+	Proof string
 	// Dial: until the new connection was open. Ready: from then until all was proven on it. Overlap: from then to the
 	// cutover. Drain: from the cutover until the old connection had delivered its last.
 	Dial, Ready, Overlap, Drain time.Duration

@@ -56,15 +56,15 @@ func Example() {
 		fmt.Println(err)
 		return
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
-	defer cancel()
-	if err := m.Start(ctx); err != nil {
+	if err := m.Start(context.Background()); err != nil { // its ctx is the manager's life: no timeout here
 		fmt.Println(err)
 		return
 	}
-	defer m.Stop(ctx)
+	defer stop(m)
 
 	m.Subscribe("BTC", "ETH", "SOL")
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
 	if err := m.Sync(ctx); err != nil {
 		fmt.Println(err)
 		return
@@ -72,6 +72,30 @@ func Example() {
 	<-h.seen
 	fmt.Println(m.TotalSubscriptions(), "topics on", m.ShardCount(), "shards")
 	// Output: 3 topics on 2 shards
+}
+
+// stop gives the connections a few seconds to say goodbye.
+func stop(m *wsshard.ShardManager[string]) {
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	defer cancel()
+	if err := m.Stop(ctx); err != nil {
+		fmt.Println(err)
+	}
+}
+
+// exampleQueue is a handler whose work is done by another goroutine.
+type exampleQueue struct {
+	exampleFeed
+	ch chan wsshard.Message
+}
+
+// OnMessage hands a message on. Where nobody takes it the connection is not read, and the peer feels that; ctx ends when the
+// connection has delivered its last or Stop gives up, so that nothing waits for ever.
+func (q *exampleQueue) OnMessage(ctx context.Context, msg wsshard.Message, _ wsshard.ConnectionState) {
+	select {
+	case q.ch <- msg:
+	case <-ctx.Done():
+	}
 }
 
 func ExampleNew_invalid() {

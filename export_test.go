@@ -37,3 +37,11 @@ func Without[S comparable](m *ShardManager[S], names ...string) {
 		}
 	}
 }
+
+// NamedTopics is how many topics a shard remembers data of.
+func NamedTopics[S comparable](m *ShardManager[S], shard int) int {
+	f := &m.life.shards[shard].fresh
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return len(f.at)
+}

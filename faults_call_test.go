@@ -162,7 +162,7 @@ var callFaults = []*row{
 		}
 		c.set(func(h *hooks) { h.message = nil })
 	}}}},
-	{no: 35, name: "reentrancy", kind: callFault, handler: everything, beats: true, strikes: append(
+	{no: 35, name: "reentrancy", kind: callFault, handler: everything, beats: true, setup: publishesWithAnswers, strikes: append(
 		inEach("all methods", false, callbacks, func(c *cell, ctx context.Context) {
 			c.turnAway()
 			for _, method := range inside {
@@ -271,6 +271,12 @@ var callFaults = []*row{
 			c.t.Errorf("%d switchovers", c.m.Metrics().HotSwitchovers)
 		}
 	}}}},
+}
+
+// publishesWithAnswers has each answer of the server followed by a number of every topic, before the client can have done
+// anything about the answer: what a callback turns away in that instant was already sent.
+func publishesWithAnswers(c *cell) {
+	c.topics.Honoured(func(*wstest.Peer, string) { c.publish() })
 }
 
 // replay is a shard whose many topics are being asked for, one by one.

@@ -45,11 +45,13 @@ type cell struct {
 	isDown    bool                            // the server is
 	every     *every                          // the handler of a fault that has to do with all callbacks
 	final     []string                        // what is to be wanted in the end; nil: what the manager says
-	turned    time.Time                       // a callback stopped or unsubscribed: what is published in that instant may be lost. Under history.mu
+	turned    time.Time                       // the application stopped or unsubscribed: what is published in that instant may be lost. Under history.mu
 	runs      int                             // Starts after the first; under history.mu
 	closes    map[*wstest.Peer]int            // codes of the close frames that the server should hear
 
 	ticks  map[string]map[int]time.Time // when each number of a topic was published
+	market chan struct{}                // holds a token while somebody publishes; a mutex would stop the bubble's clock
+	number int                          // the last that was published; whoever has the token may touch it
 	shut   chan struct{}
 	joined sync.WaitGroup
 	worst  time.Duration // of Stop
@@ -62,6 +64,7 @@ func newCell(f *row, p phase, d drive, s strike) *cell {
 	c := &cell{
 		history: &history{ledger: &ledger{}, got: make(map[string][]int), causes: make(map[opened][]error)},
 		row:     f, at: p, strike: s, muted: make(map[*wstest.Peer]bool), ticks: make(map[string]map[int]time.Time),
+		market: make(chan struct{}, 1),
 	}
 	c.cfg.Connection.ProactiveReconnectInterval = -1
 	c.cfg.Connection.Header = http.Header{"Authorization": {"Bearer " + canary}}
@@ -190,20 +193,23 @@ func (c *cell) trade() {
 	}
 	tick := time.NewTicker(pause)
 	defer tick.Stop()
-	for n := 1; ; n++ {
+	for {
 		select {
 		case <-tick.C:
 		case <-c.shut:
 			return
 		}
-		c.publish(n)
+		c.publish()
 	}
 }
 
 // publish also counts what a connection that is hushed does not bring: the market goes on. Now the older connection of a
 // switchover comes first, now the newer one.
-func (c *cell) publish(n int) {
-	peers := c.srv.Live()
+func (c *cell) publish() {
+	c.market <- struct{}{}
+	defer func() { <-c.market }()
+	c.number++
+	n, peers := c.number, c.srv.Live()
 	if n%2 == 0 {
 		slices.Reverse(peers)
 	}

@@ -90,7 +90,7 @@ var dialFaults = []*row{
 	}, not: map[phase]string{steady: "nothing is dialled; a certificate that runs out meanwhile: TestTLSThatExpiresWhileRunning"}},
 	{no: 47, name: "credentials", kind: dialFault, strikes: func() (all []strike) { // every cell looks for them; here they are what is wrong
 		for name, url := range map[string]string{
-			"URL with a user": "ws://" + canary + ":" + canary + "@srv/", "URL with a fragment": "ws://srv/#" + canary, "URL that is none": "ws://srv/%zz" + canary,
+			"URL with a user, that is none": "ws://" + canary + ":" + canary + "@/", "URL with a fragment": "ws://srv/#" + canary, "URL that is none": "ws://srv/%zz" + canary,
 			"URL with a newline": "ws://srv/?" + canary + "\n", "URL of another kind": "http://srv/" + canary, "URL without a scheme": canary,
 			"URL with a bad port": "ws://srv:80:80/" + canary, "URL without a host": "ws:///" + canary, "opaque URL": "ws:" + canary,
 			"URL with a bad host": "ws://s rv/" + canary, "URL not parsed twice": "ws://[::%25\xc0]/" + canary, "URL with a bad escape": "ws://%zz" + canary + "@srv/",

@@ -82,6 +82,9 @@ var frameFaults = []*row{
 	{no: 25, name: "fragments", kind: linkFault, strikes: []strike{{mild: true, do: func(c *cell, at target) {
 		ping := rawBytes(fin|opPing, long[:125])
 		at.peer.Net().Write([]byte(rawBytes(opText, "x") + ping + rawBytes(fin|opPong, "unasked") + rawBytes(opCont, "") + ping + rawBytes(opCont, ":") + rawBytes(fin|opCont, "1")))
+		if old := c.srv.Conn(0); old != at.peer { // without its key there the new one would have no proof
+			old.Send("x:1")
+		}
 	}, check: func(c *cell) {
 		c.mu.Lock()
 		defer c.mu.Unlock()

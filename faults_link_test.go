@@ -87,7 +87,7 @@ var linkFaults = []*row{
 		return append(all,
 			strike{name: "killed", is: is(io.ErrUnexpectedEOF), do: func(c *cell, at target) { at.peer.Kill() }},
 			strike{name: "reset", is: is(syscall.ECONNRESET), do: soon(func(c *cell, at target) { at.peer.Reset() })},
-			strike{name: "one byte", is: closedWith(1005, false), do: func(c *cell, at target) { // which the library below takes for none
+			strike{name: "one byte", is: closedWith(1002, true), do: func(c *cell, at target) {
 				at.peer.Net().Write([]byte(rawBytes(fin|opClose, "\x03")))
 			}})
 	}()},

@@ -148,7 +148,7 @@ var stopPoints = []stopPoint{
 		c.only().Net().Write([]byte(rawBytes(fin|opClose, closePayload(1001, ""))))
 		nap(100 * ms)
 	}},
-	{name: "half a message", phase: steady, waits: []string{"wsconn.(*Conn).whole"}, reach: func(c *cell) {
+	{name: "half a message", phase: steady, waits: []string{"wsconn.(*Conn).whole", "wsconn.(*input).more"}, reach: func(c *cell) {
 		c.settle()
 		p := c.only()
 		c.hush(p)

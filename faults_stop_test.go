@@ -109,6 +109,7 @@ func (sp stopPoint) stop(c *cell, ended bool) {
 	c.mu.Lock()
 	clear(c.got) // what Stop forgot is nobody's loss
 	clear(c.ticks)
+	c.turned = time.Now() // also of the number that comes in this instant, before there is a connection again
 	c.mu.Unlock()
 	c.restart()
 }

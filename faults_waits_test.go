@@ -15,17 +15,22 @@ import (
 
 // neverStopped are the functions that look as if they waited and need no Stop there.
 var neverStopped = map[string]string{
-	"(*shard).attemptAsync":   "its channel has room for the one result",
-	"(*change).takeTurn":      "its channel has room for the one result; the wait itself is (*gate).enter's",
-	"(*gate).admitLocked":     "a visitor's channel has room for the one answer",
-	"(*gate).giveUp":          "the answer is in the channel already",
-	"(*outbox).next":          "a send's channel has room for the one result",
-	"(*outbox).fail":          "a send's channel has room for the one result",
-	"(*HandshakeError).Error": "a strings.Builder",
-	"handshakeError":          "the library below has read the body by then",
-	"ended":                   "ctx ends in the same instant",
-	"wsconn.(*ahead).fill":    "the same Read, of a real socket: see internal/integration",
-	"wsconn.newAhead":         "it is what fill calls",
+	"(*shard).attemptAsync":     "its channel has room for the one result",
+	"(*change).takeTurn":        "its channel has room for the one result; the wait itself is (*gate).enter's",
+	"(*gate).admitLocked":       "a visitor's channel has room for the one answer",
+	"(*gate).giveUp":            "the answer is in the channel already",
+	"(*outbox).next":            "a send's channel has room for the one result",
+	"(*outbox).fail":            "a send's channel has room for the one result",
+	"(*outbox).moveTo":          "a send's channel has room for the one result",
+	"(*HandshakeError).Error":   "a strings.Builder",
+	"handshakeError":            "the library below has read the body by then",
+	"ended":                     "ctx ends in the same instant",
+	"wsconn.(*ahead).fill":      "the same Read, of a real socket: see internal/integration",
+	"wsconn.newAhead":           "it is what fill calls",
+	"wsconn.(*Conn).fill":       "it reads what whole waits for",
+	"wsconn.payloadOf.Read":     "a strings.Reader",
+	"wsconn.(*Tap).Write":       "it is what Write, control and SendClose call",
+	"wsconn.(*Unfinished).hold": "until a reader that a deadline has woken returns",
 }
 
 // blocking are the calls that may wait for a peer, the application or another goroutine.

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"net"
 	"net/http"
 	"net/netip"
 	"net/url"
@@ -78,12 +79,6 @@ func FuzzConfig(f *testing.F) {
 				want = append(want, field)
 			}
 		}
-		or := func(v, zero int64) int64 {
-			if v == 0 {
-				return zero
-			}
-			return v
-		}
 		refuse("Connection.ConnectTimeout", connect < 0)
 		refuse("Connection.WriteTimeout", write < 0)
 		refuse("Backoff.InitialDelay", initial < 0)
@@ -93,14 +88,15 @@ func FuzzConfig(f *testing.F) {
 		refuse("Connection.ShardsPerIP", perIP < 0)
 		refuse("Connection.ReadBufferSize", buffer < 0)
 		refuse("Backoff.Multiplier", multiplier != 0 && !(multiplier >= 1 && multiplier <= math.MaxFloat64))
-		refuse("Backoff.MaxDelay", initial >= 0 && longest >= 0 && or(longest, int64(30*time.Second)) < or(initial, int64(100*time.Millisecond)))
-		every, answer, silent := or(ping, int64(20*time.Second)), or(pong, int64(10*time.Second)), or(data, int64(30*time.Second))
-		refuse("Health.PongTimeout", every > 0 && answer > every)
-		refuse("Health.DataTimeout", every > 0 && silent > 0 && silent < every)
+		refuse("Backoff.MaxDelay", initial > 0 && longest > 0 && longest < initial)
+		// What is set contradicts what is set, also by way of a PingInterval that is not.
+		refuse("Health.PongTimeout", pong > 0 && (ping > 0 && pong > ping || ping == 0 && data > 0 && pong > data))
+		refuse("Health.DataTimeout", ping > 0 && data > 0 && data < ping)
 		refuse("Health.TextPing", !utf8.ValidString(text))
 		refuse("ShardSelection", strategy < 0 || strategy > 2)
+		addr := net.ParseIP(strings.Split(ip, "%")[0])
 		_, err := netip.ParseAddr(ip)
-		refuse("Connection.SourceIPs[0]", ip != "" && err != nil)
+		refuse("Connection.SourceIPs[0]", ip != "" && (err != nil || addr.IsUnspecified() || addr.IsMulticast() || addr.Equal(net.IPv4bcast)))
 		slices.Sort(want)
 
 		m, err := wsshard.New[string](&app{}, cfg)

@@ -157,7 +157,7 @@ func (s *shard[S]) miss(g *gap[S], subs []S) {
 		return
 	}
 	for _, sub := range subs {
-		if _, wanted := s.desired.Number(sub); wanted {
+		if s.wants(sub) {
 			g.open[sub] = struct{}{}
 		} else { // nobody waits for it any more
 			g.to = time.Now()
@@ -246,6 +246,14 @@ func (s *shard[S]) tellGaps(over []*gap[S], gen uint64) {
 		s.emitGap(g, gen)
 		s.log.Warn("gap", "gen", gen, "from", g.from, "to", g.to, "topics", len(g.subs))
 	}
+}
+
+// liveGeneration is that of the live connection; 0: there is none.
+func (s *shard[S]) liveGeneration() uint64 {
+	if c := s.live.Load(); c != nil {
+		return c.st.Generation
+	}
+	return 0
 }
 
 // emitGap counts a gap and tells the observer. It calls nobody, so a lock may be held.

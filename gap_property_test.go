@@ -335,7 +335,7 @@ func (c *trial) checkGaps() {
 		windows := c.windows(shard)
 		for _, ev := range c.gaps {
 			from, to := ev.From.Sub(c.begin), ev.To.Sub(c.begin)
-			if ev.ShardID == shard && !slices.ContainsFunc(windows, func(w window) bool { return w.from <= from && to <= w.to }) {
+			if ev.ShardID == shard && !slices.ContainsFunc(windows, func(w window) bool { return w.from <= from+linger && to <= w.to }) {
 				c.t.Errorf("the gap of shard %d from %v to %v is around no fault: %v", shard, from, to, windows)
 			}
 		}

@@ -47,7 +47,9 @@ func (m *ShardManager[S]) panicked(where string, value any) error {
 	}
 	err := &PanicError{Value: value, Stack: debug.Stack()}
 	m.count.panics.Add(1)
-	m.log.Error("panic in a callback", "callback", where, "panic", value, "stack", string(err.Stack))
+	if m.panics.note(m.log, where, value) {
+		m.log.Error("panic in a callback", "callback", where, "panic", value, "stack", string(err.Stack))
+	}
 	return err
 }
 

@@ -21,15 +21,17 @@ import (
 // OnDisconnect of the last one, and a connection that never came to deliver gets its OnDisconnect beside OnMessage of the
 // live one.
 //
-// A panic in any method is survived, counted in Metrics.HandlerPanics and logged with its stack.
+// A panic in any method is survived, counted in Metrics.HandlerPanics and logged with its stack; of a method that goes on
+// panicking the next ones are logged by their count, once a second.
 type Handler[S comparable] interface {
-	// URL returns the address of the next dial, ws:// or wss://. It is called before every attempt, so it may carry a fresh
+	// URL returns the address of the next dial, ws:// or wss://. A user:password@ in it becomes a Basic Authorization header,
+	// unless the application sets that header itself. It is called before every attempt, so it may carry a fresh
 	// token; and again, for the same reason, when that attempt had to wait for the gate (a budget, Retry-After, the circuit
 	// breaker). An error is a failed attempt.
 	URL(ctx context.Context, st ConnectionState) (string, error)
 
 	// SubscriptionMessage encodes one request, first time or replay, of at most Config.Subscribe.MaxPerMessage topics.
-	// A Message without Data sends nothing and counts as done. On an error the request is halved until the topic that
+	// A Message whose Data is nil sends nothing and counts as done; one that is empty is sent. On an error the request is halved until the topic that
 	// cannot be encoded is found; that topic fails alone.
 	SubscriptionMessage(req Request[S]) (Message, error)
 
@@ -77,7 +79,7 @@ type (
 		OnError(ctx context.Context, err error, st ConnectionState) (retry bool)
 	}
 
-	// Unsubscriber encodes unsubscriptions. Without it, or with a Message without Data, the topic stays applied on its
+	// Unsubscriber encodes unsubscriptions. Without it, or with a Message whose Data is nil, the topic stays applied on its
 	// connection: OnMessage may still see it, and its place is free only on the next connection.
 	Unsubscriber[S comparable] interface {
 		UnsubscriptionMessage(req Request[S]) (Message, error)
@@ -176,7 +178,7 @@ func (t MessageType) String() string { return name(t, "text", "binary") }
 // Received: Data belongs to the handler, unless Config.Connection.LowLatencyMode is set: then it is valid until OnMessage
 // returns. Clone what must live on; race builds overwrite it afterwards, so that a mistake shows.
 //
-// Sent: Data passes to the library for good.
+// Sent: Data passes to the library for good. nil: there is no message; empty, but not nil: an empty message.
 type Message struct {
 	Type  MessageType
 	Data  []byte

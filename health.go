@@ -68,8 +68,8 @@ func (h *health) judge(now time.Duration, s wsconn.Signs, dataTimeout time.Durat
 	if s.Reads > h.reads { // anything received after the ping is a sign of life, also when its time is over
 		h.pinged, h.misses = false, 0
 	}
-	if !s.Waiting {
-		return nil, 0
+	if !s.Waiting { // what has come since may bring what is missed here, and is not handled yet
+		clock = s.Asked
 	}
 	if h.judgesPongs() && h.pinged && clock-h.pingTime >= h.cfg.PongTimeout {
 		h.pinged, missed = false, 1

@@ -267,3 +267,27 @@ func TestHealthCombinations(t *testing.T) {
 		}
 	}
 }
+
+// A reader that never waits for long is judged by what it had handled when it last went to read: what came since may be what is
+// missed.
+func TestReaderThatIsAlwaysBusy(t *testing.T) {
+	cfg := Config{Health: HealthConfig{PingInterval: -1, DataTimeout: 30 * sec, MessageTimeout: 40 * sec}}.withDefaults(0).Health
+	for _, c := range []struct {
+		signs wsconn.Signs
+		want  error
+	}{
+		{wsconn.Signs{Waited: 31 * sec, Asked: 29 * sec}, nil}, // it has read something since, maybe data
+		{wsconn.Signs{Waited: 31 * sec, Asked: 30 * sec}, ErrDataTimeout},
+		{wsconn.Signs{Waited: 31 * sec, Asked: 30 * sec, Fed: true, Data: 1 * sec}, nil},
+		{wsconn.Signs{Waited: 31 * sec, Asked: 31 * sec, Fed: true, Data: 1 * sec}, ErrDataTimeout},
+		{wsconn.Signs{Waited: 40 * sec, Asked: 40 * sec, Fed: true, Data: 39 * sec, Begun: true}, ErrMessageTimeout},
+		{wsconn.Signs{Waited: 41 * sec, Asked: 39 * sec, Fed: true, Data: 39 * sec, Begun: true}, nil},
+	} {
+		h := newHealth(cfg, 0)
+		h.expectData(true, 0)
+		c.signs.Reads = 1
+		if got, _ := h.judge(time.Hour, c.signs, cfg.DataTimeout); got != c.want {
+			t.Errorf("%+v: %v, want %v", c.signs, got, c.want)
+		}
+	}
+}

@@ -120,28 +120,32 @@ func TestHostileMemory(t *testing.T) {
 	for name, c := range map[string]struct {
 		head  string
 		say   func(p []byte) int
-		cause error // nil: a close by us
+		cause error
+		code  int // of a close by us
 		flood bool
 		ready bool // the upgrade succeeds
 	}{
-		"endless header lines":    {head: "HTTP/1.1 101 Switching Protocols\r\n", say: repeating("", "X-A: "+block+"\r\n", -1, nil)},
-		"an endless header line":  {head: "HTTP/1.1 101 Switching Protocols\r\nX-A: ", say: repeating("", block, -1, nil)},
-		"an endless status line":  {head: "HTTP/1.1 ", say: repeating("", block, -1, nil)},
-		"an endless refusal":      {head: "HTTP/1.1 500 No\r\n\r\n", say: repeating("", block, -1, nil)},
-		"a bomb":                  {ready: true, head: goodHead + deflated + "\r\n\r\n", say: repeating(rawBytes(fin|rsv1|opBinary, explosive), "", 0, nil), cause: wsshard.ErrReadLimit},
-		"a bomb in fragments":     {ready: true, head: goodHead + deflated + "\r\n\r\n", say: repeating(rawBytes(rsv1|opBinary, explosive[:len(explosive)/2])+rawBytes(opCont, explosive[len(explosive)/2:]), "", 0, nil), cause: wsshard.ErrReadLimit},
-		"compressed nothing":      {ready: true, head: goodHead + deflated + "\r\n\r\n", say: repeating(rawBytes(rsv1|opBinary, zeros), fragments(zeros, 10), -1, nil), cause: wsshard.ErrReadLimit},
-		"2^62 bytes":              {ready: true, head: goodHead + "\r\n", say: repeating("\x82\x7f\x40\x00\x00\x00\x00\x00\x00\x00", block, -1, nil), cause: wsshard.ErrReadLimit},
-		"2^63 bytes":              {ready: true, head: goodHead + "\r\n", say: repeating("\x82\x7f\x80\x00\x00\x00\x00\x00\x00\x00", block, -1, nil), cause: wsshard.ErrReadLimit},
-		"announced and held back": {ready: true, head: goodHead + "\r\n", say: repeating("\x82\x7f\x00\x00\x00\x00\x00\x40\x00\x00", block, 10, nil), cause: wsshard.ErrMessageTimeout},
-		"all but the end":         {ready: true, head: goodHead + "\r\n", say: repeating("\x82\x7f\x00\x00\x00\x00\x00\x40\x00\x00", block, limit/len(block)-1, nil), cause: wsshard.ErrMessageTimeout},
-		"fragments without end":   {ready: true, head: goodHead + "\r\n", say: repeating(rawBytes(opBinary, ""), fragments(block, 1), -1, nil), cause: wsshard.ErrReadLimit},
-		"trickled fragments":      {ready: true, head: goodHead + "\r\n", say: repeating(rawBytes(opBinary, ""), fragments(block[:50], 1), -1, pause), cause: wsshard.ErrMessageTimeout},
-		"trickled bytes":          {ready: true, head: goodHead + "\r\n", say: repeating("\x82\x7f\x00\x00\x00\x00\x00\x40\x00\x00", "x", -1, pause), cause: wsshard.ErrMessageTimeout},
-		"empty fragments":         {ready: true, head: goodHead + "\r\n", say: repeating(rawBytes(opText, ""), fragments("", 100), -1, pause), cause: wsshard.ErrMessageTimeout, flood: true},
-		"pings in a message":      {ready: true, head: goodHead + "\r\n", say: repeating(rawBytes(opText, "x"), strings.Repeat(rawBytes(fin|opPing, block[:125]), 100), -1, pause), cause: wsshard.ErrMessageTimeout, flood: true},
-		"pings":                   {ready: true, head: goodHead + "\r\n", say: repeating("", strings.Repeat(rawBytes(fin|opPing, block[:125]), 100), -1, pause), cause: wsshard.ErrDataTimeout, flood: true},
-		"pongs":                   {ready: true, head: goodHead + "\r\n", say: repeating("", strings.Repeat(rawBytes(fin|opPong, block[:125]), 100), -1, pause), cause: wsshard.ErrDataTimeout, flood: true},
+		"endless header lines":     {head: "HTTP/1.1 101 Switching Protocols\r\n", say: repeating("", "X-A: "+block+"\r\n", -1, nil)},
+		"an endless header line":   {head: "HTTP/1.1 101 Switching Protocols\r\nX-A: ", say: repeating("", block, -1, nil)},
+		"an endless status line":   {head: "HTTP/1.1 ", say: repeating("", block, -1, nil)},
+		"an endless refusal":       {head: "HTTP/1.1 500 No\r\n\r\n", say: repeating("", block, -1, nil)},
+		"a bomb":                   {ready: true, head: goodHead + deflated + "\r\n\r\n", say: repeating(rawBytes(fin|rsv1|opBinary, explosive), "", 0, nil), cause: wsshard.ErrReadLimit},
+		"a bomb in fragments":      {ready: true, head: goodHead + deflated + "\r\n\r\n", say: repeating(rawBytes(rsv1|opBinary, explosive[:len(explosive)/2])+rawBytes(opCont, explosive[len(explosive)/2:]), "", 0, nil), cause: wsshard.ErrReadLimit},
+		"compressed nothing":       {ready: true, head: goodHead + deflated + "\r\n\r\n", say: repeating(rawBytes(rsv1|opBinary, zeros), fragments(zeros, 10), -1, nil), cause: wsshard.ErrReadLimit},
+		"2^62 bytes":               {ready: true, head: goodHead + "\r\n", say: repeating("\x82\x7f\x40\x00\x00\x00\x00\x00\x00\x00", block, -1, nil), cause: wsshard.ErrReadLimit},
+		"2^63 bytes":               {ready: true, head: goodHead + "\r\n", say: repeating("\x82\x7f\x80\x00\x00\x00\x00\x00\x00\x00", block, -1, nil), cause: wsshard.ErrReadLimit},
+		"announced and held back":  {ready: true, head: goodHead + "\r\n", say: repeating("\x82\x7f\x00\x00\x00\x00\x00\x40\x00\x00", block, 10, nil), cause: wsshard.ErrMessageTimeout},
+		"all but the end":          {ready: true, head: goodHead + "\r\n", say: repeating("\x82\x7f\x00\x00\x00\x00\x00\x40\x00\x00", block, limit/len(block)-1, nil), cause: wsshard.ErrMessageTimeout},
+		"fragments without end":    {ready: true, head: goodHead + "\r\n", say: repeating(rawBytes(opBinary, ""), fragments(block, 1), -1, nil), cause: wsshard.ErrReadLimit},
+		"trickled fragments":       {ready: true, head: goodHead + "\r\n", say: repeating(rawBytes(opBinary, ""), fragments(block[:50], 1), -1, pause), cause: wsshard.ErrMessageTimeout},
+		"trickled bytes":           {ready: true, head: goodHead + "\r\n", say: repeating("\x82\x7f\x00\x00\x00\x00\x00\x40\x00\x00", "x", -1, pause), cause: wsshard.ErrMessageTimeout},
+		"empty fragments":          {ready: true, head: goodHead + "\r\n", say: repeating(rawBytes(opText, ""), "\x00\x00", -1, pause), cause: wsshard.ErrMessageTimeout, flood: true},
+		"empty fragments, fast":    {ready: true, head: goodHead + "\r\n", say: repeating(rawBytes(opText, ""), fragments("", 100), -1, nil), code: 1008},
+		"pings, fast":              {ready: true, head: goodHead + "\r\n", say: repeating("", strings.Repeat(rawBytes(fin|opPing, block[:125]), 100), -1, nil), code: 1008},
+		"compressed nothing, fast": {ready: true, head: goodHead + deflated + "\r\n\r\n", say: repeating(rawBytes(rsv1|opBinary, zeros[:5]), fragments(zeros[:5], 10), -1, nil), code: 1008},
+		"pings in a message":       {ready: true, head: goodHead + "\r\n", say: repeating(rawBytes(opText, "x"), rawBytes(fin|opPing, block[:125]), -1, pause), cause: wsshard.ErrMessageTimeout, flood: true},
+		"pings":                    {ready: true, head: goodHead + "\r\n", say: repeating("", rawBytes(fin|opPing, block[:125]), -1, pause), cause: wsshard.ErrDataTimeout, flood: true},
+		"pongs":                    {ready: true, head: goodHead + "\r\n", say: repeating("", rawBytes(fin|opPong, block[:125]), -1, pause), cause: wsshard.ErrDataTimeout, flood: true},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -204,6 +208,10 @@ func TestHostileMemory(t *testing.T) {
 				switch {
 				case ended == nil:
 					t.Error("it never ended")
+				case c.code != 0:
+					if ce := new(wsshard.CloseError); !errors.As(ended, &ce) || ce.Code != c.code || !ce.Local {
+						t.Errorf("ended by %v, want %d", ended, c.code)
+					}
 				case c.ready && !errors.Is(ended, c.cause):
 					t.Errorf("ended by %v, want %v", ended, c.cause)
 				case c.ready != (m.Metrics().Connections == 1):

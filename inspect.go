@@ -87,7 +87,8 @@ func (m *ShardManager[S]) Reconnect(shardID int) error {
 }
 
 // Send writes msg to the shard's live connection, within the pace; nil means written to the socket. While that one is read
-// to its end in a switchover, the next is meant. What it does on the server does not survive a reconnect or a switchover.
+// to its end in a switchover, the next is meant, and what waits for the pace when it is replaced is written there, in its
+// order. What it does on the server does not survive a reconnect or a switchover.
 // ErrNotConnected, with ErrShardParked when the shard gave up; ErrUnknownShard, ErrStopped, ErrInvalidMessage, the cause of
 // ctx; ErrInCallback from inside the callback that encodes a request: it is queued. msg.Data passes to the library.
 func (m *ShardManager[S]) Send(ctx context.Context, shardID int, msg Message) error {
@@ -148,11 +149,12 @@ func (m *ShardManager[S]) TotalSubscriptions() int {
 // ShardSubscriptions returns a copy of what a shard wants, oldest first; nil for an unknown shard.
 func (m *ShardManager[S]) ShardSubscriptions(shardID int) []S {
 	m.mu.Lock()
-	defer m.mu.Unlock()
-	if shardID < 0 || shardID >= len(m.life.shards) {
+	shards := m.life.shards
+	m.mu.Unlock()
+	if shardID < 0 || shardID >= len(shards) {
 		return nil
 	}
-	return m.life.shards[shardID].desired.List()
+	return shards[shardID].desired.List() // of any length, so it is not for manager.mu to wait for
 }
 
 // SubscriptionShard says which shard a subscription is on.
@@ -216,9 +218,10 @@ type Health struct {
 // Health compares the share of connected shards with minConnectedRatio, in [0, 1].
 func (m *ShardManager[S]) Health(minConnectedRatio float64) Health {
 	m.mu.Lock()
-	defer m.mu.Unlock()
-	h := Health{Total: len(m.life.shards)}
-	for _, s := range m.life.shards {
+	shards := m.life.shards // only ever appended to
+	m.mu.Unlock()
+	h := Health{Total: len(shards)}
+	for _, s := range shards {
 		if s.live.Load() != nil {
 			h.Connected++
 		}
@@ -227,14 +230,13 @@ func (m *ShardManager[S]) Health(minConnectedRatio float64) Health {
 	return h
 }
 
-// Metrics returns a copy of all that is counted.
+// Metrics returns a copy of all that is counted. It holds nobody up, however many shards there are: totals and numbers of
+// subscriptions are of one moment, what else is told of each shard is of the moments after it.
 func (m *ShardManager[S]) Metrics() Metrics {
 	now := time.Now()
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	all := m.count.snapshot()
-	for r := m.run; r != nil; r = r.before { // what is counted by shards is added to the totals when their run is over
-		for _, s := range r.shards {
+	all, shards, runs, counts := m.countNow(m.ShardCount())
+	for _, run := range runs { // what is counted by shards is added to the totals when their run is over
+		for _, s := range run {
 			all.MessagesReceived += s.stats.messages.Load()
 			all.BytesReceived += s.stats.bytes.Load()
 			if s.live.Load() != nil {
@@ -242,18 +244,36 @@ func (m *ShardManager[S]) Metrics() Metrics {
 			}
 		}
 	}
-	all.TotalSubscriptions = m.life.table.Len()
-	all.Shards = make([]ShardMetrics, len(m.life.shards))
-	for i, s := range m.life.shards {
+	all.Shards = make([]ShardMetrics, len(shards))
+	for i, s := range shards {
 		sm := s.stats.snapshot(now, m.cfg.Backoff.StableAfter)
 		if at := s.stats.lastMessage.Load(); at != 0 {
 			sm.LastMessageAt = onClock(m.at(at))
 		}
-		sm.ShardID, sm.SubscriptionCount = s.id, m.life.table.Count(i)
+		sm.ShardID, sm.SubscriptionCount = s.id, int(counts[i])
 		if c := s.live.Load(); c != nil {
 			sm.RTT = time.Duration(c.rtt.Load())
 		}
 		all.Shards[i] = sm
 	}
 	return all
+}
+
+// countNow takes what has to be of one moment: the totals, the shards of this life and of each run that is not over, and
+// how many subscriptions each shard has. It touches no shard. room is how many shards to expect; lists of shards are only
+// ever appended to, so they need no copy.
+func (m *ShardManager[S]) countNow(room int) (totals Metrics, shards []*shard[S], runs [][]*shard[S], counts []uint32) {
+	counts = make([]uint32, 0, room+16)
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	totals = m.count.snapshot()
+	for r := m.run; r != nil; r = r.before {
+		runs = append(runs, r.shards)
+	}
+	totals.TotalSubscriptions = m.life.table.Len()
+	shards = m.life.shards
+	for i := range shards {
+		counts = append(counts, uint32(m.life.table.Count(i)))
+	}
+	return totals, shards, runs, counts
 }

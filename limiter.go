@@ -19,7 +19,8 @@ type ConnectLimiter interface {
 
 // NewConnectLimiter allows n dials per (host, egress) in any window: a sliding log, so there is no burst at a window's
 // edge; first come, first served. n or window not positive: no limit but Block. Dials take different times to arrive: for a
-// server that allows n in a window of its own, make window longer than that by Config.Connection.ConnectTimeout.
+// server that allows n in a window of its own, make window longer than that by the spread of your handshakes, from the fastest
+// to the slowest: some 100 ms for 1 a second. (Not by ConnectTimeout: 1 a second would become one each 11 s.)
 func NewConnectLimiter(n int, window time.Duration) ConnectLimiter {
 	return &slidingLimiter{n: n, window: window, logs: make(map[doorKey]*dialLog)}
 }

@@ -28,8 +28,10 @@ type ShardManager[S comparable] struct {
 	log      *slog.Logger
 	dialer   *dialer
 	count    counters
-	checkKey bool   // values of S may be unequal to themselves, or impossible to hash
-	seed     uint64 // of jitter; 0: none, as always but in tests
+	panics   *panicLog
+	pending  *wsconn.Unfinished // unfinished messages of all connections
+	checkKey bool               // values of S may be unequal to themselves, or impossible to hash
+	seed     uint64             // of jitter; 0: none, as always but in tests
 
 	requestID atomic.Uint64
 	late      atomic.Int64 // instant when somebody noticed last that the process had been stopped
@@ -84,7 +86,7 @@ func New[S comparable](h Handler[S], cfg Config) (*ShardManager[S], error) {
 	if v := reflect.ValueOf(h); !v.IsValid() || v.Kind() == reflect.Pointer && v.IsNil() {
 		return nil, errors.New("wsshard: New needs a Handler, not nil")
 	}
-	m := &ShardManager[S]{h: h, log: slog.New(slog.DiscardHandler), seed: testSeed, base: time.Now()}
+	m := &ShardManager[S]{h: h, panics: new(panicLog), log: slog.New(slog.DiscardHandler), seed: testSeed, base: time.Now()}
 	if cfg.Logger != nil {
 		m.log = slog.New(guardedLog{cfg.Logger.Handler(), &m.count.panics})
 	}
@@ -100,22 +102,21 @@ func New[S comparable](h Handler[S], cfg Config) (*ShardManager[S], error) {
 	if err := m.cfg.validate(); err != nil {
 		return nil, err
 	}
+	if m.caps.inspector == nil && !m.cfg.DisableHotSwitchover {
+		m.log.Info("the handler has no Inspector, so messages have no keys: what both connections of a hot switchover bring is delivered twice")
+	}
 	m.dialer = newDialer(m.cfg.Connection)
+	m.pending = wsconn.NewUnfinished(m.cfg.Connection.MaxUnfinished)
 	m.checkKey = needsKeyCheck(reflect.TypeFor[S]())
 	m.forgetLocked()
 	return m, nil
 }
 
-// instant is t as a number that is kept in an atomic: monotonic nanoseconds since New, never 0.
-func (m *ShardManager[S]) instant(t time.Time) int64 {
-	if d := int64(t.Sub(m.base)); d != 0 {
-		return d
-	}
-	return 1
-}
+// instant is t on the manager's clock, which is monotonic and counts from New, marked.
+func (m *ShardManager[S]) instant(t time.Time) int64 { return mark(t.Sub(m.base)) }
 
 // at is the point in time of an instant.
-func (m *ShardManager[S]) at(instant int64) time.Time { return m.base.Add(time.Duration(instant)) }
+func (m *ShardManager[S]) at(instant int64) time.Time { return m.base.Add(clocked(instant)) }
 
 // testSeed makes jitter reproducible; tests set it before New.
 var testSeed uint64
@@ -127,7 +128,7 @@ func (m *ShardManager[S]) newTable() *placement.Table[S] {
 	return placement.New[S](strategy, m.cfg.MaxSubscriptionsPerShard)
 }
 
-// Start begins to connect and returns. It places what InitialSubscriber names together with what Subscribe has left since
+// Start begins to connect and returns. ctx is the manager's life, not a limit for beginning: Sync has that. It places what InitialSubscriber names together with what Subscribe has left since
 // New; when that finds no place (ErrCapacity) or cannot be a key, nothing is started. A manager whose ctx ended stops
 // itself. Start after Stop begins afresh: nothing connects before the callbacks of the last run have returned. ErrStarted
 // when it is running, ErrStopped when Stop came in between.
@@ -314,6 +315,7 @@ func (m *ShardManager[S]) finish(r *run[S]) {
 	if before != nil {
 		<-before.done
 	}
+	m.panics.flush(m.log)
 	m.log.Info("stopped")
 	m.emit(r, Event[S]{Kind: EventStopped, ShardID: -1})
 	if r.events != nil {

@@ -2,4 +2,6 @@
 
 package wsshard
 
+// This file answers: what does any other build than a race build leave out?
+
 const raceEnabled = false

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"reflect"
 	"sync"
 	"syscall"
@@ -250,7 +251,7 @@ func TestReconnectInEachState(t *testing.T) {
 				t.Error(err)
 			}
 			w.start("a")
-			for _, id := range []int{-1, 1, 1 << 40} {
+			for _, id := range []int{-1, 1, math.MaxInt} {
 				if err := w.m.Reconnect(id); !errors.Is(err, wsshard.ErrUnknownShard) {
 					t.Error(id, err)
 				}

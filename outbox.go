@@ -3,6 +3,7 @@ package wsshard
 import (
 	"context"
 	"sync"
+	"time"
 )
 
 // This file answers: what besides subscriptions waits to be written on a connection?
@@ -10,15 +11,26 @@ import (
 // maxReplies is how many replies to the server wait; beyond that the oldest goes.
 const maxReplies = 64
 
+// mostPings is how many pings wait for an answer each. When more come only the newest is answered after them, and so it stays
+// until none has come for as long as pongs are apart.
+const mostPings = 16
+
 // outbox holds what others want the write loop to write.
 type outbox struct {
-	mu      sync.Mutex // protects following fields; a leaf lock
-	pong    string     // payload of the newest ping
-	pinged  bool       // it is unanswered
-	first   []Message  // from OnConnect
+	mu      sync.Mutex    // protects following fields; under it only that of the outbox that takes over is locked
+	pings   []ping        // those that are to be answered
+	flooded bool          // more came than wait for an answer each: the last of pings is the newest
+	ponged  time.Duration // of the last pong, on the connection's clock
+	first   []Message     // from OnConnect
 	replies []Message
 	sends   []*send
 	closed  error // no more sends
+}
+
+// ping is a ping frame of the peer's.
+type ping struct {
+	payload string
+	came    time.Duration // on the connection's clock
 }
 
 // send is a message from Send.
@@ -28,26 +40,43 @@ type send struct {
 	done chan error // cap 1
 }
 
-// ping notes a ping frame, the newest wins; true when the write loop does not know of one yet.
-func (o *outbox) ping(payload string) (wake bool) {
+// ping notes a ping frame; true when the write loop does not know of one yet.
+func (o *outbox) ping(p ping) (wake bool) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	wake = !o.pinged
-	o.pong, o.pinged = payload, true
+	wake = len(o.pings) == 0
+	if wake && p.came-o.ponged >= pongSpacing {
+		o.flooded = false
+	}
+	switch o.flooded = o.flooded || len(o.pings) > mostPings; {
+	case !o.flooded || wake:
+		o.pings = append(o.pings, p)
+	default:
+		o.pings[len(o.pings)-1] = p
+	}
 	return wake
 }
 
-func (o *outbox) takePing() (payload string) {
+// takePing takes the one that has waited longest, at now on the connection's clock.
+func (o *outbox) takePing(now time.Duration) (p ping) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	o.pinged = false
-	return o.pong
+	o.ponged = now
+	p, o.pings = o.pings[0], o.pings[1:]
+	if len(o.pings) == 0 {
+		o.pings = nil
+	}
+	return p
 }
 
-func (o *outbox) hasPing() bool {
+// nextPing is the one that takePing would take, if there is one.
+func (o *outbox) nextPing() (p ping, ok bool) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	return o.pinged
+	if len(o.pings) == 0 {
+		return p, false
+	}
+	return o.pings[0], true
 }
 
 // answer queues a reply; false when an older one had to go.
@@ -117,6 +146,25 @@ func (o *outbox) fail(err error) {
 	o.closed = err
 	for _, s := range o.sends {
 		s.done <- err
+	}
+	o.sends, o.replies, o.first = nil, nil, nil
+}
+
+// moveTo leaves the sends that wait to another outbox, in their order and before all that it is given from now on; here err
+// refuses them from now on. Replies, and what OnConnect said, go: they are for the server at the other end of this connection,
+// and the new one's gets its own.
+func (o *outbox) moveTo(heir *outbox, err error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	heir.mu.Lock()
+	defer heir.mu.Unlock()
+	o.closed = err
+	for _, s := range o.sends {
+		if heir.closed != nil {
+			s.done <- heir.closed
+		} else {
+			heir.sends = append(heir.sends, s)
+		}
 	}
 	o.sends, o.replies, o.first = nil, nil, nil
 }

@@ -188,7 +188,8 @@ func TestPingsWaitForPace(t *testing.T) {
 	})
 }
 
-// A server's pings are answered, the newest at the latest 100 ms after it; a flood of them costs few pongs.
+// A server's pings are answered: of those that wait the first sixteen one by one, and then the newest. A flood of them costs few
+// pongs.
 func TestPongs(t *testing.T) {
 	bubble(t, wsshard.Config{Health: wsshard.HealthConfig{PingInterval: off, DataTimeout: off}}, nil, func(w *world) {
 		w.start("a")
@@ -206,10 +207,56 @@ func TestPongs(t *testing.T) {
 				pongs = append(pongs, f.Text)
 			}
 		}
-		if len(pongs) < 10 || len(pongs) > 13 || pongs[0] != "one" || pongs[1] != "0" || pongs[len(pongs)-1] != "999" {
+		want := []string{"one"}
+		for n := range 17 {
+			want = append(want, fmt.Sprint(n))
+		}
+		if want = append(want, "999"); !slices.Equal(pongs, want) {
 			t.Errorf("pongs: %s", strings.Join(pongs, " "))
 		}
 	})
+}
+
+// Pings that come together are answered together and in order, as far as the pace has room: its reserve is theirs alone.
+func TestPingsThatComeTogether(t *testing.T) {
+	for name, c := range map[string]struct {
+		sent  int
+		limit int           // messages per second
+		took  time.Duration // for all pongs
+	}{
+		"sixteen":                 {16, 0, 0},
+		"seventeen":               {17, 0, 100 * ms},
+		"a hundred":               {100, 0, 100 * ms},
+		"within the pace":         {16, 8, 2 * 1100 * ms},
+		"in the reserve, and one": {5, 2, 4 * 1100 * ms},
+	} {
+		t.Run(name, func(t *testing.T) {
+			cfg := wsshard.Config{Health: wsshard.HealthConfig{PingInterval: off, DataTimeout: off}}
+			cfg.Subscribe.MessagesPerWindow = c.limit
+			bubble(t, cfg, nil, func(w *world) {
+				w.start("a")
+				after(time.Minute)
+				p, begin := w.srv.Conn(0), time.Now()
+				var want, got []string
+				for n := range c.sent {
+					p.Ping(fmt.Sprint(n))
+					if n < 16 || n == c.sent-1 {
+						want = append(want, fmt.Sprint(n))
+					}
+				}
+				after(10 * time.Second)
+				var last time.Time
+				for _, f := range p.FrameLog() {
+					if f.Kind == wstest.KindPong {
+						got, last = append(got, f.Text), f.At
+					}
+				}
+				if took := last.Sub(begin); !slices.Equal(got, want) || took > c.took {
+					t.Errorf("pongs %v, the last after %v; want %v within %v", got, took, want, c.took)
+				}
+			})
+		})
+	}
 }
 
 // A PingMessenger's text answer can be named like that to a TextPing: it is a pong, and goes no further.

@@ -48,6 +48,7 @@ type claim struct {
 	tries   int
 	at      time.Time // when it was written
 	again   bool      // it was on before, on this connection: data proves nothing
+	earlier uint64    // the request before, which was unanswered; 0: none
 }
 
 // departure is one unsubscription that is not answered.
@@ -99,7 +100,8 @@ func (p *proof[S]) wrote(request uint64, b reconcile.Batch[S], now time.Time) (a
 		}
 		c := claim{request: request, num: b.Nums[i], tries: 1, at: now, again: b.Kind == reconcile.Resubscribe}
 		if old, ok := p.claims[s]; ok {
-			if p.doneLocked(old.request); old.num == c.num {
+			p.doneLocked(old.earlier)
+			if c.earlier = old.request; old.num == c.num {
 				c.tries += old.tries
 				again = true
 			}
@@ -144,12 +146,19 @@ func (p *proof[S]) forget(subs []S) {
 }
 
 func (p *proof[S]) forgetLocked(s S) {
-	if c, ok := p.claims[s]; ok {
-		delete(p.claims, s)
-		p.doneLocked(c.request)
-	}
+	p.dropClaimLocked(s)
 	p.dropFailureLocked(s)
 	delete(p.told, s)
+}
+
+func (p *proof[S]) dropClaimLocked(s S) (dropped bool) {
+	c, ok := p.claims[s]
+	if ok {
+		delete(p.claims, s)
+		p.doneLocked(c.request)
+		p.doneLocked(c.earlier)
+	}
+	return ok
 }
 
 func (p *proof[S]) dropFailureLocked(s S) {
@@ -218,12 +227,9 @@ func (p *proof[S]) failLocked(s S, f failure) {
 
 // settleLocked ends a claim.
 func (p *proof[S]) settleLocked(s S) {
-	c, ok := p.claims[s]
-	if !ok {
+	if !p.dropClaimLocked(s) {
 		return
 	}
-	delete(p.claims, s)
-	p.doneLocked(c.request)
 	p.last = time.Now()
 	if p.acks {
 		p.answered = append(p.answered, s)

@@ -15,6 +15,8 @@ type court struct {
 	p      *proof[string]
 	wanted map[string]uint64
 	start  time.Time
+
+	answered bool // the last Ack answered something
 }
 
 func newCourt(t *testing.T, acks bool) *court {
@@ -36,9 +38,12 @@ func (c *court) wrote(request uint64, at time.Duration, subs ...string) {
 
 func (c *court) answer(a Ack[string], confirmed, rejected []string) {
 	c.t.Helper()
-	yes, no, _ := c.p.answer(a, func(s string) (uint64, bool) { n, ok := c.wanted[s]; return n, ok })
+	yes, no, answered := c.p.answer(a, func(s string) (uint64, bool) { n, ok := c.wanted[s]; return n, ok })
 	slices.Sort(yes)
 	slices.Sort(no)
+	if c.answered = answered; len(yes) > 0 && !answered {
+		c.t.Errorf("%+v confirmed %q and answered nothing", a, yes)
+	}
 	if !slices.Equal(yes, confirmed) || !slices.Equal(no, rejected) {
 		c.t.Errorf("%+v confirmed %q and rejected %q, want %q and %q", a, yes, no, confirmed, rejected)
 	}
@@ -113,6 +118,9 @@ func TestAckMeaning(t *testing.T) {
 			t.Errorf("%d unproven", n)
 		}
 		c.answer(test.ack, nil, nil) // once more changes nothing
+		if c.answered {
+			t.Errorf("%+v answered something a second time", test.ack)
+		}
 		c.refused()
 	}
 }

@@ -2,7 +2,10 @@
 
 package wsshard_test
 
-import "runtime"
+import (
+	"runtime"
+	"testing"
+)
 
 // raceBuild: what LowLatencyMode lends is overwritten after use.
 const raceBuild = true
@@ -11,3 +14,9 @@ const raceBuild = true
 // timers: timers of one bubble run on several threads, with one race context for all of them. Races are found all the same, since
 // the detector goes by what happens before what.
 func init() { runtime.GOMAXPROCS(1) }
+
+// onAllProcessors gives a test without a bubble all processors, at least two, until it ends.
+func onAllProcessors(t *testing.T) {
+	before := runtime.GOMAXPROCS(max(2, runtime.NumCPU()))
+	t.Cleanup(func() { runtime.GOMAXPROCS(before) })
+}

@@ -3,6 +3,7 @@ package wsshard
 import (
 	"context"
 	"slices"
+	"strings"
 	"time"
 )
 
@@ -68,7 +69,7 @@ func (c *session[S]) message(text bool, data []byte) {
 		c.stamped = at
 		stats.lastMessage.Store(c.m.instant(c.conn.At(at)))
 	}
-	if pong := c.m.cfg.Health.TextPong; pong != "" && text && string(data) == pong {
+	if text && c.isTextPong(data) {
 		c.answered()
 		return
 	}
@@ -103,8 +104,9 @@ func (c *session[S]) message(text bool, data []byte) {
 	if caps.acknowledger != nil {
 		c.callback = "Acknowledge"
 		if ack, ok := caps.acknowledger.Acknowledge(msg, c.st); ok {
-			v.NoData = true
-			c.acknowledged(ack)
+			if c.acknowledged(ack) { // else it is what the verdict says: in some protocols each message of data names its request
+				v.NoData = true
+			}
 		}
 	}
 	if !v.NoData {
@@ -130,9 +132,21 @@ func (c *session[S]) message(text bool, data []byte) {
 	c.deliver(c.ctx, msg, &v, &c.callback)
 }
 
+// anyPong answers a TextPing where no TextPong is set, in any case of it.
+const anyPong = "PONG"
+
+// isTextPong reports whether text answers a ping of the application's protocol.
+func (c *session[S]) isTextPong(text []byte) bool {
+	h := &c.m.cfg.Health
+	if h.TextPong != "" {
+		return string(text) == h.TextPong
+	}
+	return h.TextPing != "" && len(text) == len(anyPong) && strings.EqualFold(string(text), anyPong)
+}
+
 // obey does what an Inspector's verdict asks for at once.
 func (c *session[S]) obey(v *Verdict[S]) {
-	if len(v.Reply.Data) > 0 {
+	if v.Reply.Data != nil {
 		if !c.out.answer(v.Reply) {
 			c.m.count.repliesDropped.Add(1)
 		}
@@ -166,10 +180,10 @@ func (c *session[S]) fed(subs []S) {
 	c.sh.fresh.note(subs, c.m.instant(c.conn.At(c.fedAt)), c.sh.desired)
 }
 
-// acknowledged takes an answer of the server.
-func (c *session[S]) acknowledged(ack Ack[S]) {
+// acknowledged takes an answer of the server, and reports whether it answered something that was unanswered.
+func (c *session[S]) acknowledged(ack Ack[S]) (answered bool) {
 	ack.Confirmed, ack.Rejected = c.m.keys(ack.Confirmed), c.m.keys(ack.Rejected)
-	confirmed, rejected, _ := c.proof.answer(ack, c.sh.desired.Number)
+	confirmed, rejected, answered := c.proof.answer(ack, c.sh.desired.Number)
 	c.tellProven()
 	c.sh.resubs.clear(confirmed)
 	if len(rejected) > 0 {
@@ -180,6 +194,7 @@ func (c *session[S]) acknowledged(ack Ack[S]) {
 		c.rejected(rejected, err)
 	}
 	poke(c.wake)
+	return answered
 }
 
 // rejected tells of topics that failed on this connection.
@@ -258,7 +273,7 @@ func (c *session[S]) onPong(payload string) {
 
 // onPing is called by the read loop for a ping frame. The write loop answers; during Login there is none.
 func (c *session[S]) onPing(payload string) {
-	if c.out.ping(payload) {
+	if c.out.ping(ping{payload, c.conn.Stamp()}) {
 		poke(c.wake)
 	}
 	if c.login != nil {

@@ -1,6 +1,7 @@
 package wsshard_test
 
 import (
+	"bytes"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -9,12 +10,24 @@ import (
 	"testing"
 )
 
-// TestREADME compiles the programs in the README, looks for its fragments in the tests and examples, and for its commands in
+// TestREADME compiles the programs in the README and in docs, looks for its fragments in the tests and examples, and for its commands in
 // the script that runs them.
 func TestREADME(t *testing.T) {
-	readme, err := os.ReadFile("README.md")
+	pages, err := filepath.Glob("docs/*.md")
 	if err != nil {
 		t.Fatal(err)
+	}
+	var readme []byte
+	for _, page := range append(pages, "README.md") {
+		text, err := os.ReadFile(page)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if n := bytes.Count(text, []byte("\n")); n > 250 {
+			t.Errorf("%s has %d lines: what is more has a page of its own", page, n)
+		}
+		wantLinks(t, page, string(text))
+		readme = append(readme, text...)
 	}
 	ci, err := os.ReadFile(".ci/run")
 	if err != nil {
@@ -40,6 +53,16 @@ func TestREADME(t *testing.T) {
 					t.Errorf(".ci/run does not run %q", line)
 				}
 			}
+		}
+	}
+}
+
+// wantLinks checks that what a page links to, outside of the network, is there.
+func wantLinks(t *testing.T, page, text string) {
+	t.Helper()
+	for _, link := range regexp.MustCompile(`\]\(([^)#:]+)(#[^)]*)?\)`).FindAllStringSubmatch(text, -1) {
+		if _, err := os.Stat(filepath.Join(filepath.Dir(page), link[1])); err != nil {
+			t.Errorf("%s links to %s: %v", page, link[1], err)
 		}
 	}
 }

@@ -18,15 +18,19 @@ type relay[S comparable] struct {
 	mostBytes int  // not positive: no limit
 	keep      bool // duplicates are held too: a SequenceValidator must see them
 	wake      chan struct{}
-	room      chan struct{} // cap 1; a token when a full relay has room again
+	room      chan struct{} // cap 1; a token when the read loop that waits in hold is to look again
 	over      chan struct{} // closed when delivery is handed over, or will never be
 
-	mu          sync.Mutex // protects following fields; a leaf lock
+	mu          sync.Mutex // protects following fields; under it only the lock of the connection's clock is taken
 	phase       relayPhase
 	first, last *heldMessage[S] // in the order of arrival
 	count       int
 	bytes       int
-	full        bool                       // a message found no room, before the cutover
+	blocked     bool                       // the new connection's read loop waits in hold
+	full        bool                       // it does before the cutover, and nothing has made room since
+	clock       func(run bool)             // of the new connection's reader; nil: not started yet
+	ticks       bool                       // that clock runs, although the reader is not in Read
+	dataAt      time.Time                  // when data came first that the old connection has not delivered; zero: none
 	total       int                        // messages that were held
 	dropped     int                        // duplicates among them
 	twice       int                        // keys that the new connection brought again
@@ -35,9 +39,11 @@ type relay[S comparable] struct {
 	waiting     map[string]*heldMessage[S] // the newest that is held with a key
 	keyed       int                        // messages with a key that the new connection received
 
-	armed bool                // the new connection is ready: what follows is the proof by keys
-	need  map[string]struct{} // keys that the old connection must deliver
-	later bool                // nothing with a key had come by then: the first one that comes counts
+	armed   bool                // the new connection is ready: what follows is the proof by keys
+	need    map[string]struct{} // keys that the old connection must deliver
+	later   bool                // nothing with a key had come by then: the first one that comes counts
+	since   time.Time           // one key that the new connection received since then is enough; zero: it is not
+	matched time.Time           // when the newest message came that the old connection has delivered, too
 }
 
 type relayPhase int
@@ -51,7 +57,8 @@ const (
 type heldMessage[S comparable] struct {
 	msg        Message
 	v          Verdict[S]
-	at         time.Duration // when it came, on the connection's clock
+	at         time.Duration // until when all had been read as it came, on the connection's clock
+	came       time.Time     // with a key, before the cutover
 	dup        bool          // the old connection has delivered it: held for the SequenceValidator only
 	prev, next *heldMessage[S]
 	same       *heldMessage[S] // held before it with the same key
@@ -78,6 +85,7 @@ func (r *relay[S]) offer(msg Message, v *Verdict[S], at time.Duration) offer {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.phase == direct {
+		r.blockLocked(false)
 		return offerDirect
 	}
 	key := v.Key
@@ -85,15 +93,24 @@ func (r *relay[S]) offer(msg Message, v *Verdict[S], at time.Duration) offer {
 		key = ""
 	}
 	_, dup := r.keys[key]
+	var now time.Time
+	if brings := !v.NoData && !dup && r.dataAt.IsZero(); key != "" || brings {
+		if now = time.Now(); brings {
+			r.dataAt = now
+			poke(r.wake)
+		}
+	}
 	letGo := dup && !r.keep
-	if !letGo && !r.roomLocked(len(msg.Data)) {
-		r.full = r.phase == holding
+	full := !letGo && !r.roomLocked(len(msg.Data))
+	r.full = full && r.phase == holding
+	r.blockLocked(full)
+	if full {
 		poke(r.wake)
 		return offerFull
 	}
 	r.total++
 	if key != "" {
-		r.keyedLocked(key, dup)
+		r.keyedLocked(key, dup, now)
 	}
 	if dup {
 		r.dropped++
@@ -101,7 +118,7 @@ func (r *relay[S]) offer(msg Message, v *Verdict[S], at time.Duration) offer {
 	if letGo {
 		return offerHeld
 	}
-	h := &heldMessage[S]{msg: msg, v: *v, at: at, dup: dup}
+	h := &heldMessage[S]{msg: msg, v: *v, at: at, dup: dup, came: now}
 	if h.v.Subs = nil; r.keep { // valid until the next call only
 		h.v.Subs = slices.Clone(v.Subs)
 	}
@@ -115,13 +132,55 @@ func (r *relay[S]) offer(msg Message, v *Verdict[S], at time.Duration) offer {
 	return offerHeld
 }
 
+// blockLocked notes whether the read loop waits in hold. Its clock stands still there while the shard's loop decides or
+// flush is in a callback. When delivery is the read loop's again nothing excuses a wait: then the clock runs, so that health
+// sees a reader that nobody woke.
+func (r *relay[S]) blockLocked(blocked bool) {
+	r.blocked = blocked
+	if run := blocked && r.phase == direct; run != r.ticks && r.clock != nil {
+		r.ticks = run
+		r.clock(run)
+	}
+}
+
+// wakeLocked has the read loop that waits in hold look again. Whatever makes room, or a reason to need none, or ends the
+// hold, calls it.
+func (r *relay[S]) wakeLocked() {
+	if r.full = false; r.blocked {
+		poke(r.room)
+	}
+}
+
+// enterLocked begins a phase.
+func (r *relay[S]) enterLocked(phase relayPhase) {
+	r.phase = phase
+	r.wakeLocked()
+	r.blockLocked(r.blocked)
+}
+
+// leave says that the read loop waits in hold no more: its session has ended.
+func (r *relay[S]) leave() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.blockLocked(false)
+}
+
+// timedBy gives the relay the clock of the new connection's reader.
+func (r *relay[S]) timedBy(clock func(run bool)) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.clock = clock
+}
+
 func (r *relay[S]) roomLocked(size int) bool {
 	return (r.most <= 0 || r.count < r.most) && (r.mostBytes <= 0 || r.count == 0 || r.bytes+size <= r.mostBytes)
 }
 
 // keyedLocked notes that the new connection received a key; dup: the old one has delivered it.
-func (r *relay[S]) keyedLocked(key string, dup bool) {
-	r.keyed++
+func (r *relay[S]) keyedLocked(key string, dup bool, now time.Time) {
+	if r.keyed++; dup {
+		r.matchLocked(now)
+	}
 	if r.armed && r.later {
 		r.later = false
 		if !dup {
@@ -129,6 +188,17 @@ func (r *relay[S]) keyedLocked(key string, dup bool) {
 		}
 		poke(r.wake)
 	}
+}
+
+// matchLocked notes that both connections brought a key, which came on the new one at that instant.
+func (r *relay[S]) matchLocked(came time.Time) {
+	if came.Before(r.matched) {
+		return
+	}
+	if r.armed && r.matched.Before(r.since) && !came.Before(r.since) {
+		poke(r.wake)
+	}
+	r.matched = came
 }
 
 func (r *relay[S]) pushLocked(h *heldMessage[S]) {
@@ -155,6 +225,7 @@ func (r *relay[S]) removeLocked(h *heldMessage[S]) {
 	}
 	r.count--
 	r.bytes -= len(h.msg.Data)
+	r.wakeLocked()
 }
 
 // delivered notes a key that the old connection delivers now; again when it did so before.
@@ -173,6 +244,9 @@ func (r *relay[S]) delivered(key string) (again bool) {
 		delete(r.keys, r.order[0])
 		r.order = r.order[1:]
 	}
+	if h := r.waiting[key]; h != nil {
+		r.matchLocked(h.came)
+	}
 	for h := r.waiting[key]; h != nil; h = h.same {
 		h.dup = true
 		r.dropped++
@@ -181,6 +255,7 @@ func (r *relay[S]) delivered(key string) (again bool) {
 		}
 	}
 	delete(r.waiting, key)
+	r.wakeLocked() // the message that waits may be this one
 	if _, ok := r.need[key]; ok {
 		delete(r.need, key)
 		poke(r.wake)
@@ -188,11 +263,13 @@ func (r *relay[S]) delivered(key string) (again bool) {
 	return false
 }
 
-// arm begins the proof by keys: the new connection is ready.
-func (r *relay[S]) arm() {
+// arm begins the proof by keys: the new connection is ready. The old one must deliver all that is held with a key. It cannot
+// where the new one brings topics that the old one does not, or did not when it could have brought the same: then one key
+// that the new one received after since is enough, too.
+func (r *relay[S]) arm(since time.Time) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.armed, r.later, r.need = true, r.keyed == 0, make(map[string]struct{}, len(r.waiting))
+	r.armed, r.later, r.need, r.since = true, r.keyed == 0, make(map[string]struct{}, len(r.waiting)), since
 	for key := range r.waiting {
 		r.need[key] = struct{}{}
 	}
@@ -204,13 +281,16 @@ func (r *relay[S]) overlapped() (met, used bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	used = r.keyed > 0 || len(r.order) > 0
-	return r.armed && (!used || !r.later && len(r.need) == 0), used
+	all := !r.later && len(r.need) == 0
+	one := !r.since.IsZero() && !r.matched.Before(r.since)
+	return r.armed && (!used || all || one), used
 }
 
-func (r *relay[S]) isFull() bool {
+// holds says whether the read loop waits for room, and since when there is data that only the new connection brought.
+func (r *relay[S]) holds() (full bool, dataAt time.Time) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return r.full
+	return r.full, r.dataAt
 }
 
 // counts is what a SwitchoverReport says of held messages. twice: keys that the new connection brought again.
@@ -223,8 +303,9 @@ func (r *relay[S]) counts() (held, dropped, twice int) {
 // discard ends a switchover that failed: nothing held is delivered.
 func (r *relay[S]) discard() {
 	r.mu.Lock()
-	r.phase, r.first, r.last, r.count, r.bytes = direct, nil, nil, 0, 0
+	r.first, r.last, r.count, r.bytes = nil, nil, 0, 0
 	r.keys, r.order, r.waiting, r.need = nil, nil, nil, nil
+	r.enterLocked(direct)
 	r.mu.Unlock()
 	close(r.over)
 }
@@ -233,9 +314,9 @@ func (r *relay[S]) discard() {
 func (r *relay[S]) release() (keys map[string]struct{}) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.phase = flushing
 	keys = r.keys
 	r.keys, r.order, r.waiting, r.need = nil, nil, nil, nil
+	r.enterLocked(flushing)
 	return keys
 }
 
@@ -245,24 +326,24 @@ func (r *relay[S]) take() *heldMessage[S] {
 	defer r.mu.Unlock()
 	h := r.first
 	if h == nil {
-		r.phase = direct
+		r.enterLocked(direct)
 		return nil
 	}
 	r.removeLocked(h)
 	h.next, h.same = nil, nil
-	poke(r.room)
 	return h
 }
 
 // hold keeps a message of the new connection until its turn; false when it may be delivered now.
 func (c *session[S]) hold(msg Message, v *Verdict[S]) bool {
+	idle := c.conn.Signs().Idle
 	for {
-		switch c.relay.offer(msg, v, c.conn.Stamp()) {
+		switch c.relay.offer(msg, v, idle) {
 		case offerHeld:
 			return true
 		case offerDirect:
 			if c.live = true; c.ending.Load() {
-				c.leaveUnread(c.conn.Stamp())
+				c.leaveUnread(idle)
 				return true
 			}
 			return false
@@ -270,7 +351,8 @@ func (c *session[S]) hold(msg Message, v *Verdict[S]) bool {
 		select { // full: the peer feels back-pressure until the shard's loop has decided
 		case <-c.relay.room:
 		case <-c.ctx.Done():
-			c.leaveUnread(c.conn.Stamp())
+			c.relay.leave()
+			c.leaveUnread(idle)
 			return true
 		}
 	}

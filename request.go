@@ -36,7 +36,7 @@ func (c *session[S]) reconcile(now time.Time, wait time.Duration, next *alarm) (
 		c.cannotEncode(b, err)
 		return true, nil
 	}
-	if len(msg.Data) == 0 {
+	if msg.Data == nil {
 		c.needsNoWriting(req)
 		return true, nil
 	}
@@ -72,7 +72,7 @@ func (c *session[S]) drop(b reconcile.Batch[S]) (done bool, err error) {
 		c.cannotEncode(b, err)
 		return true, nil
 	}
-	if len(msg.Data) == 0 {
+	if msg.Data == nil {
 		return false, nil
 	}
 	now := time.Now()
@@ -181,7 +181,7 @@ func (c *session[S]) encode(b reconcile.Batch[S]) (id uint64, msg Message, err e
 	if panicked := c.m.guard(name, func() { msg, err = call(req) }, c.end); panicked != nil {
 		return req.ID, msg, panicked
 	}
-	if err == nil && len(msg.Data) > 0 {
+	if err == nil && msg.Data != nil {
 		err = checkMessage(msg)
 	}
 	if cap(c.subs) > 1024 {

@@ -99,7 +99,7 @@ func TestSequenceReconnect(t *testing.T) {
 		w.answer("a:9")
 		d.want(t, "reset 1", "ack 1", "a:1", "reset 2", "ack 2", "a:9")
 		evs := w.app.takeEvents(wsshard.EventGap)
-		if len(evs) != 1 || !evs[0].From.Equal(begin) || !evs[0].To.Equal(begin.Add(time.Second)) {
+		if len(evs) != 1 || !evs[0].From.Equal(begin.Add(-linger)) || !evs[0].To.Equal(begin.Add(time.Second)) {
 			t.Errorf("gaps: %+v", evs)
 		}
 		if m := w.m.Metrics(); m.SequenceDrops != 1 || m.Gaps != 1 || m.Errors != 1 {

@@ -18,6 +18,10 @@ import (
 // closeGrace is how long the peer has to answer our close frame before the socket is closed.
 const closeGrace = time.Second
 
+// stuckGrace is how long a write to a dismissed connection may take, the close frame among them: its peer is taken for dead,
+// and the connection that replaces it waits for us.
+const stuckGrace = 100 * time.Millisecond
+
 // errRetired ends the write loop of a session that is being replaced.
 var errRetired = errors.New("wsshard: retired")
 
@@ -63,10 +67,12 @@ type session[S comparable] struct {
 	batch    int       // topics in the next request: fewer after one that could not be encoded
 	crowded  time.Time // when a replacement was asked for, for want of room
 	asked    bool
-	sick     bool // a replacement was asked for
-	pongAt   time.Time
-	whole    bool // all that was wanted has been written, once at least
-	turn     bool // a request is next: the last frame was one that the outbox held
+	sick     bool          // a replacement was asked for
+	pongAt   time.Time     // of the last pong
+	pongFor  time.Duration // when the ping came that it answered
+	pongDebt time.Time     // when the pongs so far would be over, were each pongSpacing after the one before
+	whole    bool          // all that was wanted has been written, once at least
+	turn     bool          // a request is next: the last frame was one that the outbox held
 	pingNum  uint64
 	grace    int64     // the manager's lateness that was forgiven last
 	patience time.Time // until when nothing is judged: we were a bit late
@@ -87,9 +93,10 @@ type session[S comparable] struct {
 	pingSent   atomic.Int64  // on the connection's clock
 	pingOpen   atomic.Uint64 // the ping that is unanswered; 0: none. Its pingSent is stored while this is 0
 	answeredAt atomic.Int64  // marked: the writing of the last ping that was answered
-	warned     atomic.Bool   // a notice came before it delivered
+	warned     atomic.Int64  // how old the connection was when a notice came last that nobody has heeded, plus 1 ns; 0: none came
 	complete   atomic.Bool   // it was read until the peer closed it
-	silentAt   atomic.Int64  // marked: see gapFrom, as it was when it was found silent
+	silentAt   atomic.Int64  // marked: see gapFrom, as it was when it was found silent; 0: it was not, or it has data again
+	dataThen   atomic.Int64  // dataAt when it was found silent
 	unread     atomic.Int64  // on the connection's clock: what came since may be undelivered; 0: nothing is
 }
 
@@ -117,7 +124,9 @@ func (c *session[S]) start() {
 	c.proof.tell(c.relay != nil || c.sh.missing.Load())
 	c.health = newHealth(c.m.cfg.Health, c.conn.Now())
 	c.grace = c.m.late.Load()
-	c.live = c.relay == nil
+	if c.live = c.relay == nil; !c.live {
+		c.relay.timedBy(c.conn.Run)
+	}
 	c.wroteAt.Store(int64(c.conn.Now()))
 	context.AfterFunc(c.ctx, func() { // while a write is stuck nobody else would look
 		c.ending.Store(true)
@@ -152,6 +161,25 @@ func (c *session[S]) isRetired() bool {
 	default:
 		return false
 	}
+}
+
+// retire has the session write no more, for heir, which replaces it. What its peer still sends is delivered, until it has
+// closed or DrainTimeout. What waits to be sent goes to heir.
+func (c *session[S]) retire(heir *session[S]) {
+	c.heir.Store(heir)
+	close(c.retired)
+}
+
+// dismiss is retire for a session whose peer is taken for dead: nothing more is delivered, nothing is waited for.
+func (c *session[S]) dismiss(heir *session[S]) {
+	c.ending.Store(true)
+	c.retire(heir)
+	c.conn.SetWriteDeadline(time.Now().Add(stuckGrace))
+}
+
+// revived reports whether a session that was found silent has brought data since.
+func (c *session[S]) revived() bool {
+	return c.silentAt.Load() == 0 || c.dataAt.Load() != c.dataThen.Load()
 }
 
 // read is the read loop's goroutine. What it does at the end it does even when a callback took the goroutine away.
@@ -189,17 +217,19 @@ func (c *session[S]) readToEnd(err error, returned bool) {
 	signs := c.conn.Signs()
 	closed := errors.Is(err, io.ErrUnexpectedEOF) && !signs.Begun || errors.As(err, &ce) && !ce.Local
 	c.complete.Store(returned && closed && c.unread.Load() == 0)
-	switch {
-	case !signs.Current:
+	if !signs.Current || !returned {
 		c.leaveUnread(signs.Idle)
-	case !returned:
-		c.leaveUnread(c.conn.Stamp())
 	}
 }
 
-// leaveUnread notes that from here on messages may be lost unread.
+// leaveUnread notes that from here on messages may be lost unread. The earliest such instant counts.
 func (c *session[S]) leaveUnread(since time.Duration) {
-	c.unread.CompareAndSwap(0, max(1, int64(since)))
+	at := max(1, int64(since))
+	for was := c.unread.Load(); was == 0 || at < was; was = c.unread.Load() {
+		if c.unread.CompareAndSwap(was, at) {
+			return
+		}
+	}
 }
 
 // finish waits for the rest of the session and tells the application.
@@ -238,11 +268,14 @@ func (c *session[S]) writeOut() (cause error) {
 	}()
 	err := c.writeLoop()
 	returned = true
-	c.out.fail(ErrNotConnected) // now: a callback that waits in Send keeps the reader from its end
+	c.passOn() // now: a callback that waits in Send keeps the reader from its end
 	switch {
 	case c.ctx.Err() != nil:
 		return context.Cause(c.ctx)
-	case errors.Is(err, errRetired):
+	case c.isRetired() && c.ending.Load(): // dismissed
+		c.conn.SendClose(1000, stuckGrace)
+		return ErrReplaced
+	case c.isRetired():
 		c.conn.SendClose(1000, closeGrace)
 		c.drain(c.m.cfg.Switchover.DrainTimeout)
 		return ErrReplaced
@@ -251,6 +284,17 @@ func (c *session[S]) writeOut() (cause error) {
 		c.drain(closeGrace)
 	}
 	return err
+}
+
+// passOn leaves what waits to be sent to the session that takes over. Without one it fails.
+func (c *session[S]) passOn() {
+	heir := c.heir.Load()
+	if heir == nil {
+		c.out.fail(ErrNotConnected)
+		return
+	}
+	c.out.moveTo(&heir.out, ErrNotConnected)
+	poke(heir.wake)
 }
 
 // drain waits until the peer has closed and all it sent was delivered, at most limit on the reader's clock: time in
@@ -296,14 +340,17 @@ func (c *session[S]) closeConn() {
 	c.conn.Kill()
 	c.carried = append(c.applied.List(), c.applied.Leaving()...)
 	c.applied.Close()
-	c.out.fail(ErrNotConnected)
+	c.passOn()
 }
 
 // closeCode is the code of the close frame that cause calls for: the peer's own is echoed.
 func closeCode(cause error) int {
 	var ce *CloseError
-	if errors.As(cause, &ce) {
+	switch {
+	case errors.As(cause, &ce):
 		return ce.Code
+	case errors.Is(cause, ErrMaxUnfinished):
+		return 1009
 	}
 	return 1000
 }
@@ -326,6 +373,9 @@ func readCause(err error) error {
 		return &CloseError{Code: e.Code, Text: e.Text}
 	case *wsconn.Violation:
 		return &CloseError{Code: e.Code, Text: e.Text, Local: true}
+	}
+	if errors.Is(err, wsconn.ErrUnfinished) {
+		return ErrMaxUnfinished
 	}
 	if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
 		return fmt.Errorf("wsshard: connection lost: %w", io.ErrUnexpectedEOF)

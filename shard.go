@@ -300,6 +300,12 @@ func (s *shard[S]) stopped() {
 	s.failWaits(ErrStopped)
 }
 
+// wants reports whether a topic is desired now. What nobody needs any more is not waited for.
+func (s *shard[S]) wants(sub S) bool {
+	_, ok := s.desired.Number(sub)
+	return ok
+}
+
 func (s *shard[S]) enter(state ShardState) {
 	s.stats.set(func(st *shardStats) { st.state = state })
 }

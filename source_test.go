@@ -156,7 +156,7 @@ func TestSourceFamilyIsMatched(t *testing.T) {
 			}
 			t.Errorf("source %s: server saw %q, %v", source, greeting, err)
 		}
-		if st.Egress != source {
+		if st.Egress != ip {
 			t.Errorf("egress %q", st.Egress)
 		}
 	}
@@ -179,8 +179,6 @@ func TestSourceAddressThatCannotBeUsed(t *testing.T) {
 		{"192.0.2.1", v4.url, "cannot assign requested address", syscall.EADDRNOTAVAIL},
 		{"::1", v4.url, "no suitable address", nil},
 		{"127.0.0.1", v6.url, "no suitable address", nil},
-		{"::", v4.url, "no suitable address", nil}, // any, of one family
-		{"0.0.0.0", v6.url, "no suitable address", nil},
 	} {
 		h := newCaller(c.url)
 		h.parkAfter(10)

@@ -188,7 +188,7 @@ func (m *ShardManager[S]) Unsubscribe(subs ...S) error {
 		}
 		s.desired.Remove(gone...)
 		for _, g := range s.leaves(gone) {
-			s.emitGap(g, 0)
+			s.emitGap(g, s.liveGeneration())
 			m.noteLocked(func() { m.log.Warn("gap", "shard", id, "from", g.from, "to", g.to, "topics", len(g.subs)) })
 		}
 		if l := s.leavers.Load(); l != nil {

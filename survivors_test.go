@@ -130,6 +130,7 @@ func TestSwitchoverForgetsTheUnsubscribed(t *testing.T) {
 		default:
 			t.Error("the new connection waits for an answer that nobody needs")
 		}
+		after(10 * time.Second) // its unsubscription waits for the answer to the subscription, or until that is overdue
 		w.wantTopics("a")
 	})
 }

@@ -20,6 +20,7 @@ type change[S comparable] struct {
 
 	began, opened time.Time
 	lost          bool // cur ended by itself
+	dismissed     bool // cur was silent to the end
 	turn          *visitor
 	skipTurn      func() // ends the wait for a turn, without one
 	judgement[S]
@@ -102,22 +103,7 @@ func (ch *change[S]) prepare(ctx context.Context) error {
 		}
 
 		// 2nd: is it still wanted?
-		class, silent, aborted := s.look(ch.mv)
-		ch.haste.raise(class)
-		if silent {
-			ch.skipTurn()
-		}
-		stop := error(nil)
-		switch {
-		case ctx.Err() != nil:
-			stop = context.Cause(ctx)
-		case ch.lost:
-			s.takeReconnect() // this is what makes the new connection
-		case s.reconnectAsked():
-			stop = ErrReconnect
-		case aborted:
-			stop = context.Canceled
-		}
+		silent, stop := ch.wanted(ctx)
 		if stop != nil {
 			cancel(stop)
 			if turned != nil {
@@ -139,6 +125,27 @@ func (ch *change[S]) prepare(ctx context.Context) error {
 			}
 		}
 	}
+}
+
+// wanted says whether cur is taken for dead by now, and why the switchover is to end, if so.
+func (ch *change[S]) wanted(ctx context.Context) (silent bool, stop error) {
+	s := ch.s
+	class, silent, aborted := s.look(ch.mv)
+	ch.haste.raise(class)
+	if silent {
+		ch.skipTurn()
+	}
+	switch {
+	case ctx.Err() != nil:
+		stop = context.Cause(ctx)
+	case ch.lost:
+		s.takeReconnect() // this is what makes the new connection
+	case s.reconnectAsked():
+		stop = ErrReconnect
+	case aborted:
+		stop = context.Canceled
+	}
+	return silent, stop
 }
 
 var turnKey = doorKey{host: "switchover"}
@@ -182,9 +189,13 @@ func (ch *change[S]) cutOver(ctx context.Context) {
 		ch.report.Overlap = cut.Sub(ch.readyAt)
 	}
 	down := ch.lost
-	if ch.lost = ch.lost || cur.ctx.Err() != nil; !ch.lost {
-		cur.heir.Store(next)
-		close(cur.retired)
+	ch.lost = ch.lost || cur.ctx.Err() != nil
+	switch {
+	case ch.lost:
+	case ch.dismissed:
+		cur.dismiss(next)
+	default:
+		cur.retire(next)
 	}
 	<-cur.delivered // bounded by DrainTimeout and the handler
 	cur.watch.Store(nil)
@@ -201,6 +212,9 @@ func (ch *change[S]) cutOver(ctx context.Context) {
 		s.openGap(cur, cur.gapFrom(silent))
 	case ch.report.Proof == "none", !cur.complete.Load():
 		s.openGap(cur, cur.gapFrom(nil))
+	}
+	if s.noticed.Store(0); ch.mv.noticed { // before it can hear one as the session that delivers
+		s.noticed.Store(next.st.Generation)
 	}
 	s.promote(next)
 	next.expect(ch.relay.release())
@@ -226,19 +240,13 @@ func (ch *change[S]) reported() *SwitchoverReport {
 func (ch *change[S]) succeeded() *session[S] {
 	s, mv := ch.s, ch.mv
 	s.m.count.switched.Add(1)
-	s.noticed.Store(0)
-	if mv.noticed {
-		s.noticed.Store(ch.next.st.Generation)
-	}
 	if ch.lost {
 		s.emit(Event[S]{Kind: EventConnected, Generation: ch.next.st.Generation})
 	}
 	s.log.Info("switched over", "gen", ch.next.st.Generation, "trigger", ch.report.Trigger, "proof", ch.report.Proof)
 	s.emit(Event[S]{Kind: EventSwitchoverDone, Generation: ch.next.st.Generation, Switchover: ch.reported()})
 	mv.end(nil)
-	if ch.next.warned.Swap(false) {
-		s.notice(ch.next)
-	}
+	s.heed(ch.next)
 	return ch.next
 }
 
@@ -264,7 +272,8 @@ func (ch *change[S]) failed(ctx context.Context, err error) *session[S] {
 		s.log.Warn("switchover failed", "trigger", ch.report.Trigger, "err", err)
 		s.emit(Event[S]{Kind: EventSwitchoverFailed, Generation: ch.cur.st.Generation, Err: err, Switchover: ch.reported()})
 	}
-	poke(s.wake) // what was asked for meanwhile
+	poke(s.wake)      // what was asked for meanwhile
+	poke(ch.cur.wake) // if it was silent and is not any more, it is judged again
 	switch {
 	case ch.lost:
 		ch.mv.end(err)

@@ -216,7 +216,7 @@ func TestOldIsLost(t *testing.T) {
 				w.wantGot("a:2")
 				evs := w.app.takeEvents(wsshard.EventGap, wsshard.EventDisconnected)
 				if len(evs) != 2 || evs[0].Kind != wsshard.EventDisconnected || !evs[0].Time.Equal(lost) ||
-					evs[1].Kind != wsshard.EventGap || !evs[1].From.Equal(lost.Add(-time.Millisecond)) {
+					evs[1].Kind != wsshard.EventGap || !evs[1].From.Equal(lost.Add(-time.Millisecond-linger)) {
 					t.Errorf("events %+v", evs)
 				}
 				if sm := w.m.Metrics().Shards[0]; sm.Generation != tt.gen || sm.State != wsshard.ShardConnected {
@@ -252,7 +252,7 @@ func TestNewIsLostAfterTheCutover(t *testing.T) {
 			t.Errorf("disconnected with %v", causes)
 		}
 		evs := w.app.takeEvents(wsshard.EventGap)
-		if len(evs) != 1 || !evs[0].From.Equal(at) || evs[0].Generation != 3 {
+		if len(evs) != 1 || !evs[0].From.Equal(at.Add(-linger)) || evs[0].Generation != 3 {
 			t.Errorf("gaps %+v", evs)
 		}
 		w.wantTopics("a")
@@ -288,7 +288,7 @@ func TestBothAreLost(t *testing.T) {
 				if len(evs) == 2 { // that of a drain that failed
 					evs = evs[1:]
 				}
-				if len(evs) != 1 || !evs[0].From.Equal(last) || evs[0].Generation != 3 {
+				if len(evs) != 1 || !evs[0].From.Equal(last.Add(-linger)) || evs[0].Generation != 3 {
 					t.Errorf("gaps %+v", evs)
 				}
 			})

@@ -102,7 +102,18 @@ func (s *shard[S]) look(mv *move) (class urgency, silent, aborted bool) {
 	if mv.aborted && s.move == mv {
 		s.move = nil
 	}
-	return mv.class, mv.silent != nil, mv.aborted
+	return mv.class, s.silenceLocked(mv) != nil, mv.aborted
+}
+
+// silenceLocked returns why the old connection is taken for dead. Data that it has brought since makes it a live one, which is
+// judged like any other from then on.
+func (s *shard[S]) silenceLocked(mv *move) error {
+	if c := s.live.Load(); mv.silent != nil && c != nil && c.revived() {
+		mv.silent = nil
+		c.silentAt.Store(0)
+		poke(c.wake)
+	}
+	return mv.silent
 }
 
 // takeMove takes the switchover that is asked for, if any, so that nobody joins it any more.
@@ -121,7 +132,7 @@ func (s *shard[S]) closeMove(mv *move) (silent error) {
 	if s.move == mv {
 		s.move = nil
 	}
-	return mv.silent
+	return s.silenceLocked(mv)
 }
 
 // answerMove ends the switchover that is asked for, if any.
@@ -144,13 +155,21 @@ func (s *shard[S]) replaceSilent(c *session[S], cause error) bool {
 	return true
 }
 
-// notice takes a server's word that c is about to be closed. Where it is heard again on the connection that it brought, that
-// is no news for a minute.
+// notice takes a server's word that c is about to be closed. What c hears before it delivers is heeded when it comes to.
 func (s *shard[S]) notice(c *session[S]) {
-	c.warned.Store(true)
+	c.warned.Store(int64(time.Since(c.opened)) + 1)
+	if s.live.Load() == c {
+		s.heed(c)
+	}
+}
+
+// heed asks for what a notice calls for, unless another goroutine has done so. A notice that is heard again, in its first
+// minute, on the connection that it brought, calls for nothing: when c comes to deliver makes no difference.
+func (s *shard[S]) heed(c *session[S]) {
+	age := time.Duration(c.warned.Swap(0))
 	switch {
-	case s.live.Load() != c || !c.warned.Swap(false): // if it comes to deliver, or has just come to, succeeded takes it from there
-	case s.noticed.Load() == c.st.Generation && time.Since(c.opened) < noticeTwice:
+	case age == 0:
+	case s.noticed.Load() == c.st.Generation && age <= noticeTwice:
 	case s.m.cfg.DisableHotSwitchover:
 		s.noticed.Store(c.st.Generation + 1)
 		s.askReconnect()

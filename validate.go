@@ -73,10 +73,16 @@ func (c Config) validate() error {
 }
 
 func (c ConnectionConfig) validateEgress(refuse func(string, any, string)) {
+	seen := make(map[netip.Addr]bool)
 	for i, ip := range c.SourceIPs {
-		if _, err := netip.ParseAddr(ip); err != nil {
-			refuse(fmt.Sprintf("Connection.SourceIPs[%d]", i), fmt.Sprintf("%q", ip), "must be an IPv4 or IPv6 address")
+		addr, err := parseSource(ip)
+		if err == nil && seen[addr] {
+			err = errors.New("is there twice")
 		}
+		if err != nil {
+			refuse(fmt.Sprintf("Connection.SourceIPs[%d]", i), fmt.Sprintf("%q", ip), err.Error())
+		}
+		seen[addr] = true
 	}
 	if len(c.SourceIPs) > 0 && c.NetDialContext != nil {
 		refuse("Connection.SourceIPs", c.SourceIPs, "cannot be bound where NetDialContext dials")
@@ -86,6 +92,21 @@ func (c ConnectionConfig) validateEgress(refuse func(string, any, string)) {
 			refuse("Connection.Proxy", redactRefused(c.Proxy), err.Error())
 		}
 	}
+}
+
+// parseSource accepts an address that a connection can come from. An IPv4 address in IPv6's clothes is an IPv4 address.
+func parseSource(ip string) (netip.Addr, error) {
+	addr, err := netip.ParseAddr(ip)
+	addr = addr.Unmap()
+	switch {
+	case err != nil:
+		return addr, errors.New("must be an IPv4 or IPv6 address")
+	case addr.WithZone("").IsUnspecified():
+		return addr, errors.New("is no address of its own: leave it out")
+	case addr.IsMulticast(), addr == netip.AddrFrom4([4]byte{255, 255, 255, 255}):
+		return addr, errors.New("is multicast or broadcast: nothing can come from there")
+	}
+	return addr, nil
 }
 
 func (c ConnectionConfig) validateHeaders(refuse func(string, any, string)) {
@@ -204,8 +225,6 @@ func parseURL(raw string) (*url.URL, error) {
 		reason = "has no host"
 	case !validPort(u.Port()):
 		reason = "has an impossible port"
-	case u.User != nil:
-		reason = "must not carry a user"
 	case u.Fragment != "":
 		reason = "must not carry a fragment"
 	case strings.ContainsFunc(raw, func(r rune) bool { return r <= ' ' || r == 0x7f }):

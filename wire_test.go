@@ -167,7 +167,7 @@ func TestReadLimitThatIsNotSet(t *testing.T) {
 		limit     int64
 		announced uint64
 		code      int
-	}{{0, 64 << 20, 0}, {0, 64<<20 + 1, 1009}, {-1, 64<<20 + 1, 0}, {-1, 1 << 62, 0}, {-1, 1 << 63, 1009}} {
+	}{{0, 16 << 20, 0}, {0, 16<<20 + 1, 1009}, {-1, 64<<20 + 1, 0}, {-1, 1 << 62, 0}, {-1, 1 << 63, 1009}} {
 		t.Run(fmt.Sprint(c.limit, c.announced), func(t *testing.T) {
 			cfg := dialsOnly()
 			cfg.Connection.ReadLimit = c.limit

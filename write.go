@@ -11,7 +11,8 @@ import (
 
 // This file answers: what is written on a connection, and when?
 
-// pongSpacing is the least time between two pongs: a flood of pings costs no more than that.
+// pongSpacing is the least time between two pongs: a flood of pings costs no more than that. Pings that came together are
+// answered together, as long as that makes no more in the long run.
 const pongSpacing = 100 * time.Millisecond
 
 // lateLimit is how far past its due time a timer fires when the process itself was stopped: a paused machine, a debugger,
@@ -91,6 +92,10 @@ func (c *session[S]) judge(now time.Time, next *alarm) error {
 		return nil
 	}
 	signs, at := c.conn.Signs(), c.conn.Now()
+	if c.sick && c.revived() { // it has come back before it was replaced
+		c.sick = false
+		c.silentAt.Store(0)
+	}
 	if c.sick { // judged for good, and pinged until it is replaced
 		if due, ok := c.health.pingAt(at); ok {
 			next.by(now.Add(due - at))
@@ -108,6 +113,7 @@ func (c *session[S]) judge(now time.Time, next *alarm) error {
 		c.sh.silent(c.dataAt.Load() != 0, timeout)
 		fallthrough
 	case cause == ErrPongTimeout:
+		c.dataThen.Store(c.dataAt.Load())
 		c.silentAt.Store(mark(c.conn.Since(c.gapFrom(cause))))
 		if !c.sh.replaceSilent(c, cause) {
 			return cause
@@ -130,8 +136,9 @@ func (c *session[S]) keepBook(now time.Time, next *alarm) {
 	if c.frozen.CompareAndSwap(freezeAsked, freezeDone) {
 		poke(c.sh.wake)
 	}
-	if c.frozen.Load() == freezeDone { // applied stands still
+	if c.frozen.Load() == freezeDone { // applied stands still, and may be read only
 		c.tellProven()
+		c.sh.progressed(c)
 		return
 	}
 	c.settleAnswers(now, next)
@@ -151,7 +158,7 @@ func (c *session[S]) nudge() {
 // writeOne writes at most one frame: a pong, a ping, what others queued, or the next request. wrote: look again at once.
 func (c *session[S]) writeOne(now time.Time, next *alarm) (wrote bool, err error) {
 	// 1st: a pong, in the place that the pace keeps for it.
-	pinged, spacing := c.out.hasPing(), pongSpacing-now.Sub(c.pongAt)
+	pinged, spacing := c.pongWait(now)
 	if pinged {
 		if wait := max(c.pace.waitControl(now), spacing); wait > 0 {
 			next.by(now.Add(wait))
@@ -201,10 +208,25 @@ func (c *session[S]) writeOne(now time.Time, next *alarm) (wrote bool, err error
 	return false, err
 }
 
-// pong answers the newest ping.
+// pongWait reports whether a ping waits, and how long its pong waits for its spacing.
+func (c *session[S]) pongWait(now time.Time) (pinged bool, wait time.Duration) {
+	p, ok := c.out.nextPing()
+	wait = pongSpacing - now.Sub(c.pongAt)
+	if p.came == c.pongFor && c.pongDebt.Sub(now) <= (mostPings-1)*pongSpacing {
+		wait = 0
+	}
+	return ok, max(0, wait)
+}
+
+// pong answers the ping that has waited longest.
 func (c *session[S]) pong(now time.Time, charge func(time.Time)) error {
-	c.pongAt = now
-	err := c.conn.Pong(c.out.takePing())
+	p := c.out.takePing(c.conn.Now())
+	c.pongAt, c.pongFor = now, p.came
+	if c.pongDebt.Before(now) {
+		c.pongDebt = now
+	}
+	c.pongDebt = c.pongDebt.Add(pongSpacing)
+	err := c.conn.Pong(p.payload)
 	charge(time.Now())
 	return writeFailure(err)
 }
@@ -240,7 +262,7 @@ func (c *session[S]) writeMessage(msg Message) error {
 // checkMessage says why a message cannot be sent.
 func checkMessage(msg Message) error {
 	switch {
-	case len(msg.Data) == 0:
+	case msg.Data == nil: // empty is another matter
 		return errors.Join(ErrInvalidMessage, errors.New("it has no data"))
 	case msg.Type != TextMessage && msg.Type != BinaryMessage:
 		return errors.Join(ErrInvalidMessage, errors.New("unknown type"))
@@ -273,7 +295,7 @@ func (c *session[S]) ping() error {
 	c.pingSent.Store(int64(at))
 	c.pingOpen.Store(c.pingNum)
 	c.m.count.pings.Add(1)
-	if len(msg.Data) > 0 {
+	if msg.Data != nil {
 		return c.writeMessage(msg)
 	}
 	return c.wrote(1, c.conn.Ping(pingPayload(c.pingNum)))

@@ -1,6 +1,6 @@
 // Quickstart keeps 2,000 topics alive over four connections while the server it runs against kills connections,
-// restarts and goes silent. It counts what it missed, and the server counts what it could not send: at the end the two
-// must be the same number.
+// restarts and goes silent. It counts what it missed, and the server counts what it could not send: from the first line on
+// it says both, and what was lost beyond that, which must be nothing. It fits 60 columns.
 //
 //	go run ./examples/quickstart
 //
@@ -106,9 +106,7 @@ func (o options) config() wsshard.Config {
 			StableAfter:  time.Second,
 		},
 		Health: wsshard.HealthConfig{
-			PingInterval: o.dataTimeout() / 2,
-			PongTimeout:  o.dataTimeout() / 2,
-			DataTimeout:  o.dataTimeout(),
+			DataTimeout: o.dataTimeout(), // pings follow
 		},
 	}
 }
@@ -136,6 +134,7 @@ func demo(ctx context.Context, opt options, out io.Writer) (*result, error) {
 	if _, err := m.Subscribe(topics...); err != nil {
 		return nil, err
 	}
+	screen.draw(m.Metrics(), app.tally.Totals(), srv.Missed())
 	// Not ctx: after Ctrl-C the counts are compared first. A service would call m.Run(ctx) and be done.
 	if err := m.Start(context.Background()); err != nil {
 		return nil, err
@@ -154,7 +153,7 @@ func demo(ctx context.Context, opt options, out io.Writer) (*result, error) {
 	}
 	var feedFaults sync.WaitGroup
 	feedFaults.Go(func() { misbehave(show, srv, opt, screen.say) })
-	watch(show, m, app, screen)
+	watch(show, srv, m, app, screen)
 	feedFaults.Wait()
 
 	// 4th: compare
@@ -163,15 +162,19 @@ func demo(ctx context.Context, opt options, out io.Writer) (*result, error) {
 }
 
 // watch draws until ctx ends.
-func watch(ctx context.Context, m *wsshard.ShardManager[string], app *app, screen *screen) {
+func watch(ctx context.Context, srv *feed.Server, m *wsshard.ShardManager[string], app *app, screen *screen) {
 	redraw := time.NewTicker(screen.interval())
 	defer redraw.Stop()
+	draw := func() {
+		seen := app.tally.Totals() // first: what the feed could not send by then is in its count
+		screen.draw(m.Metrics(), seen, srv.Missed())
+	}
 	for {
-		screen.draw(m.Metrics(), app.tally.Totals())
+		draw()
 		select {
 		case <-redraw.C:
 		case <-ctx.Done():
-			screen.draw(m.Metrics(), app.tally.Totals())
+			draw()
 			return
 		}
 	}

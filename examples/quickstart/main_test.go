@@ -6,6 +6,7 @@ import (
 	"strings"
 	"testing"
 	"time"
+	"unicode/utf8"
 
 	"github.com/seed-829c304d/wsshard/internal/feed"
 )
@@ -54,7 +55,15 @@ func TestDemo(t *testing.T) {
 			t.Errorf("shard %d: no gap was reported for a kill, a restart and a silence", shard)
 		}
 	}
-	for _, want := range []string{"are live on 4 connections", "4 of 4 connected", "2000 of 2000 topics are live"} {
+	if first, _, _ := strings.Cut(out.String(), "\n"); !strings.Contains(first, "not sent: 0, lost: 0") {
+		t.Errorf("the first line is %q", first)
+	}
+	for line := range strings.Lines(out.String()) {
+		if n := utf8.RuneCountInString(strings.TrimSuffix(line, "\n")); n > width {
+			t.Errorf("a line of %d columns: %s", n, line)
+		}
+	}
+	for _, want := range []string{"not sent: 0, lost: 0", "are live on 4 connections", "4 of 4 connected", "2000 of 2000 topics are live"} {
 		if !strings.Contains(out.String(), want) {
 			t.Errorf("the output does not say %q", want)
 		}
@@ -105,5 +114,20 @@ func TestTableOnATerminal(t *testing.T) {
 	got := out.String()
 	if !strings.HasPrefix(got, "\x1b[2A\r\x1b[J") || !strings.HasSuffix(got, "  hello\n\x1b[?7lone\ntwo\n\x1b[?7h") {
 		t.Errorf("printed %q", got)
+	}
+}
+
+func TestWrap(t *testing.T) {
+	word := strings.Repeat("x", width+5)
+	for text, want := range map[string]string{
+		"short":                           "short\n",
+		strings.Repeat("ab ", 20) + "end": strings.TrimSpace(strings.Repeat("ab ", 20)) + "\n  end\n",
+		word:                              word + "\n",
+		word + " y":                       word + "\n  y\n",
+		"a " + word + " b":                "a\n  " + word + "\n  b\n",
+	} {
+		if got := wrap(text, 2); got != want {
+			t.Errorf("%q is wrapped to %q, want %q", text, got, want)
+		}
 	}
 }

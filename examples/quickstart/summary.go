@@ -2,8 +2,11 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
+	"strings"
+	"syscall"
 	"text/tabwriter"
 	"time"
 
@@ -93,14 +96,14 @@ func (r *result) print(out io.Writer) {
 	}
 	_ = w.Flush()
 
-	fmt.Fprintln(out, "\nwhen a shard was down: from its last message to the proof that all its topics are live again")
+	fmt.Fprintln(out, "\ngaps: when a shard may have missed something, from its last\nmessage to the proof that its topics are live again")
 	for i, g := range r.gaps {
 		if i == maxGaps {
 			fmt.Fprintf(w, "  and %d more\n", len(r.gaps)-maxGaps)
 			break
 		}
-		fmt.Fprintf(w, "  %s\tshard %d\t%v\t%d topics\t%v\n",
-			r.clock(g.from), g.shard, g.to.Sub(g.from).Round(time.Millisecond), g.topics, g.cause)
+		fmt.Fprintf(w, "  %s\tshard %d\t%v\t%d topics\t%s\n",
+			r.clock(g.from), g.shard, g.to.Sub(g.from).Round(time.Millisecond), g.topics, brief(g.cause))
 	}
 	_ = w.Flush()
 
@@ -109,21 +112,39 @@ func (r *result) print(out io.Writer) {
 	fmt.Fprintln(w, "\tby the feed\tby the handler\t")
 	fmt.Fprintf(w, "messages sent, received\t%d\t%d\t\n", r.sent, r.seen.Received)
 	fmt.Fprintf(w, "of them distinct\t%d\t%d\t\n", r.distinct, r.seen.Distinct())
-	fmt.Fprintf(w, "missed\t%d\t%d\t\n", r.missed, r.seen.Missed)
+	fmt.Fprintf(w, "not sent, missed\t%d\t%d\t\n", r.missed, r.seen.Missed)
+	fmt.Fprintf(w, "lost\t\t%d\t\n", lost(r.seen.Missed, r.missed))
 	_ = w.Flush()
 
-	fmt.Fprintf(out, "\n%d of %d topics are live, after %d new connections, %d of them by hot switchover.\n",
-		r.live, r.topics, r.metrics.Reconnections, r.metrics.HotSwitchovers)
+	fmt.Fprintf(out, "\n%d of %d topics are live, after %d reconnects and\n%d hot switchovers.\n",
+		r.live, r.topics, r.metrics.Reconnections-min(r.metrics.HotSwitchovers, r.metrics.Reconnections), r.metrics.HotSwitchovers)
 	switch {
 	case r.notSynced != nil:
-		fmt.Fprintln(out, "FAILED: not all is subscribed:", r.notSynced)
+		fmt.Fprint(out, wrap(fmt.Sprint("FAILED: not all is subscribed: ", r.notSynced), 2))
 	case r.live != r.topics:
 		fmt.Fprintln(out, "FAILED: some topics did not come back.")
 	case r.seen.Missed != r.missed:
-		fmt.Fprintln(out, "FAILED: the two counts of what was missed differ: something that was sent got lost.")
+		fmt.Fprintln(out, "FAILED: more was missed than was not sent: something got\nlost.")
 	default:
-		fmt.Fprintln(out, "Nothing that was sent was lost: what was missed is what the feed could not send.")
+		fmt.Fprintln(out, "Nothing was lost: all that was missed is what the feed\ncould not send.")
 	}
+}
+
+// brief is a cause in a few words: the table has no room for an address.
+func brief(cause error) string {
+	var ce *wsshard.CloseError
+	switch {
+	case cause == nil:
+		return ""
+	case errors.As(cause, &ce):
+		return fmt.Sprintf("closed %d", ce.Code)
+	case errors.Is(cause, syscall.ECONNRESET):
+		return "reset"
+	case errors.Is(cause, io.EOF), errors.Is(cause, io.ErrUnexpectedEOF):
+		return "eof"
+	}
+	text := []rune(strings.TrimPrefix(cause.Error(), "wsshard: "))
+	return string(text[:min(len(text), 14)])
 }
 
 func (r *result) clock(t time.Time) string { return fmt.Sprintf("%7.3fs", t.Sub(r.began).Seconds()) }

@@ -55,7 +55,7 @@ func (s *screen) interval() time.Duration {
 func (s *screen) say(format string, args ...any) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.print(fmt.Sprintf("%7.3fs  %s\n", time.Since(s.began).Seconds(), fmt.Sprintf(format, args...)), s.table)
+	s.print(wrap(fmt.Sprintf("%7.3fs  %s", time.Since(s.began).Seconds(), fmt.Sprintf(format, args...)), 10), s.table)
 }
 
 // event prints a change of state. On a terminal the table shows it.
@@ -68,25 +68,27 @@ func (s *screen) event(ev wsshard.Event[string]) {
 		s.say("shard %d: connected (connection %d)", ev.ShardID, ev.Generation)
 	case wsshard.EventDisconnected:
 		if !errors.Is(ev.Err, wsshard.ErrStopped) {
-			s.say("shard %d: lost: %v", ev.ShardID, ev.Err)
+			s.say("shard %d: connection lost: %v", ev.ShardID, ev.Err)
 		}
 	case wsshard.EventSwitchoverStarted, wsshard.EventSwitchoverDone, wsshard.EventSwitchoverFailed:
 		trigger := ""
 		if ev.Switchover != nil {
 			trigger = " (" + ev.Switchover.Trigger + ")"
 		}
-		s.say("shard %d: %v%s", ev.ShardID, ev.Kind, trigger)
+		what := strings.TrimPrefix(ev.Kind.String(), "switchover-")
+		s.say("shard %d: switchover %s%s", ev.ShardID, what, trigger)
 	case wsshard.EventBreakerOpen:
-		s.say("circuit breaker open, next attempt in %v: %v", ev.Delay, ev.Err)
+		s.say("dials wait for %v: %v", ev.Delay.Round(time.Millisecond), ev.Err)
 	case wsshard.EventBreakerClosed:
-		s.say("circuit breaker closed")
+		s.say("the feed takes connections again")
 	case wsshard.EventParked, wsshard.EventSubscriptionRejected:
 		s.say("shard %d: %v: %v", ev.ShardID, ev.Kind, ev.Err)
 	}
 }
 
 // draw shows how the shards are now.
-func (s *screen) draw(m wsshard.Metrics, seen feed.Totals) {
+// unsent is what the feed could not send.
+func (s *screen) draw(m wsshard.Metrics, seen feed.Totals, unsent uint64) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	now := time.Now()
@@ -99,8 +101,8 @@ func (s *screen) draw(m wsshard.Metrics, seen feed.Totals) {
 		total += rates[sh.ShardID]
 		s.received[sh.ShardID] = sh.MessagesReceived
 	}
-	line := fmt.Sprintf("%7.3fs  %d of %d connected, %.0f messages/s, %d reconnects, %d missed so far\n",
-		now.Sub(s.began).Seconds(), m.ActiveConnections, len(m.Shards), total, m.Reconnections, seen.Missed)
+	line := wrap(fmt.Sprintf("%7.3fs  %d of %d connected, %.0f/s, not sent: %d, lost: %d",
+		now.Sub(s.began).Seconds(), m.ActiveConnections, len(m.Shards), total, unsent, lost(seen.Missed, unsent)), 10)
 	if s.tty {
 		s.print("", rows(m.Shards, rates)+line)
 	} else {
@@ -122,16 +124,44 @@ func (s *screen) print(text, table string) {
 	s.table = table
 }
 
+// width is what every line keeps to, so that a narrow terminal and half a screen show all of it.
+const width = 60
+
+// wrap breaks text at spaces into lines of width, the later ones indented. A word that is longer stands alone.
+func wrap(text string, indent int) string {
+	var b strings.Builder
+	for len([]rune(text)) > width {
+		at := strings.LastIndex(string([]rune(text)[:width+1]), " ")
+		if len(strings.TrimSpace(text[:max(at, 0)])) == 0 {
+			at = strings.Index(strings.TrimLeft(text, " "), " ") + len(text) - len(strings.TrimLeft(text, " "))
+			if strings.Index(strings.TrimLeft(text, " "), " ") < 0 {
+				break
+			}
+		}
+		b.WriteString(text[:at] + "\n")
+		text = strings.Repeat(" ", indent) + strings.TrimLeft(text[at:], " ")
+	}
+	return b.String() + text + "\n"
+}
+
+// lost is what was missed beyond what the feed could not send: what was sent and is on its way counts until it arrives.
+func lost(missed, unsent uint64) uint64 {
+	if missed <= unsent {
+		return 0
+	}
+	return missed - unsent
+}
+
 func rows(shards []wsshard.ShardMetrics, rates map[int]float64) string {
 	var b strings.Builder
 	w := tabwriter.NewWriter(&b, 0, 0, 2, ' ', tabwriter.AlignRight)
-	fmt.Fprintln(w, "shard\tstate\ttopics\tmessages/s\tRTT\treconnects\t")
+	fmt.Fprintln(w, "shard\tstate\ttopics\tmsg/s\tRTT\tconnection\t")
 	for i, sh := range shards {
 		if i == maxRows {
 			break
 		}
 		fmt.Fprintf(w, "%d\t%v\t%d\t%.0f\t%s\t%d\t\n",
-			sh.ShardID, sh.State, sh.SubscriptionCount, rates[sh.ShardID], rtt(sh.RTT), max(sh.Generation, 1)-1)
+			sh.ShardID, sh.State, sh.SubscriptionCount, rates[sh.ShardID], rtt(sh.RTT), sh.Generation)
 	}
 	_ = w.Flush()
 	if more := len(shards) - maxRows; more > 0 {

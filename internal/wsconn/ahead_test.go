@@ -188,10 +188,10 @@ func (c *counting) Read(p []byte) (int, error) {
 // A type around a TCP connection may mean something by its Read.
 func TestAheadLeavesWrappersAlone(t *testing.T) {
 	tap, client, server := dialTCP(t)
-	if n := tap.BufferSize(4096); n != smallBuffer {
+	if n := tap.bufferSize(4096); n != smallBuffer {
 		t.Errorf("the reader's buffer has %d bytes", n)
 	}
-	if n := tap.BufferSize(100); n != 100 {
+	if n := tap.bufferSize(100); n != 100 {
 		t.Errorf("asked for 100 bytes, it has %d", n)
 	}
 	c := &counting{TCPConn: client}
@@ -201,7 +201,7 @@ func TestAheadLeavesWrappersAlone(t *testing.T) {
 	if n, err := tap.Read(make([]byte, 10)); n != 3 || err != nil || c.reads != 1 {
 		t.Errorf("read %d, %v; %d reads", n, err, c.reads)
 	}
-	if n := tap.BufferSize(4096); n != 4096 {
+	if n := tap.bufferSize(4096); n != 4096 {
 		t.Errorf("the reader's buffer has %d bytes", n)
 	}
 }

@@ -1,8 +1,6 @@
 package wsconn
 
 import (
-	"bytes"
-	"errors"
 	"net"
 	"sync"
 	"sync/atomic"
@@ -11,21 +9,23 @@ import (
 
 // This file answers: what has the socket shown of the peer so far?
 
-// ErrHead says that the peer's answer to the handshake went on past the budget that Tap was given for it.
-var ErrHead = errors.New("the response head is longer than allowed")
-
 // A Tap is the net.Conn under a WebSocket connection that notes when the peer showed a sign of life.
 //
-// It keeps the reader's clock: how long the reader has waited in Read, all told. Deadlines are measured on that clock, so
-// that time which the reader spends in a callback counts for none of them. A time stamp is taken for each system call,
-// never for each message.
+// It keeps the reader's clock, which stands still inside callbacks, and only there. Deadlines are measured on that clock, so
+// that time which the reader spends in a callback counts for none of them. A callback begins when the reader leaves with a
+// message and ends when it returns for the next one. A time stamp is taken for each system call, and where frames or messages
+// without data came between; a message of data costs none.
 type Tap struct {
 	net.Conn
 	base time.Time
 
 	// owned by the goroutine that reads
-	head    int  // what the handshake may still cost; negative: the handshake is over
-	line    int  // characters of the head's line so far; negative: the head has ended
+	head    *head         // nil: the handshake is over
+	rest    []byte        // what came with the head and is not taken yet
+	clock   time.Duration // the reader's, at mark
+	mark    time.Duration
+	stands  bool // the clock does, since mark
+	idled   bool // something without data came since mark
 	fresh   bool // a data message was handled since the last Read
 	message bool // inside a data message: its first frame has come, its end has not
 	partial bool // bytes have come since the last frame that was seen to end
@@ -37,19 +37,23 @@ type Tap struct {
 
 	whole atomic.Int64 // see Whole
 
-	mu    sync.Mutex // protects following fields; a leaf lock
-	signs Signs
+	writes int // calls of Write; owned by the goroutine that writes
+
+	mu      sync.Mutex // protects following fields; a leaf lock
+	signs   Signs
+	outside time.Duration // what Run let the clock run, and clock has not
 }
 
 // waitLeast is how long a Read takes at least when it had to wait for bytes, rather than to copy what was there.
 const waitLeast = 200 * time.Microsecond
 
-// Signs is what is known of the peer. Instants count from the Tap's beginning, Waited and what is marked by it on the
-// reader's clock.
+// Signs is what is known of the peer. Instants count from the Tap's beginning, Waited, Asked and what is marked by it on
+// the reader's clock.
 type Signs struct {
 	Waiting bool          // the reader waits for bytes now
 	Since   time.Duration // when it began to
-	Waited  time.Duration // how long it waited before that
+	Waited  time.Duration // the reader's clock then, or when the last Read had ended
+	Asked   time.Duration // the reader's clock when it began to wait last: all that had come by then was handled
 	Reads   uint64        // reads that brought bytes
 	Idle    time.Duration // until when everything that had come was read: the last Read that had to wait ended then
 	Current bool          // the last Read had to wait: nothing was left unread
@@ -67,9 +71,9 @@ func (s Signs) Clock(now time.Duration) time.Duration {
 	return s.Waited
 }
 
-// NewTap begins to watch conn, whose handshake may cost at most head.
-func NewTap(conn net.Conn, head int) *Tap {
-	return &Tap{Conn: conn, base: time.Now(), head: head, ahead: newAhead(conn)}
+// NewTap begins to watch conn, whose handshake may cost at most budget.
+func NewTap(conn net.Conn, budget int) *Tap {
+	return &Tap{Conn: conn, base: time.Now(), head: &head{left: budget}, ahead: newAhead(conn)}
 }
 
 // Now is the time since the Tap began, as used in Signs.
@@ -88,11 +92,23 @@ func (t *Tap) Signs() Signs {
 	return t.signs
 }
 
+// Extensions are the values of Sec-WebSocket-Extensions, as the server sent them. For the reading goroutine.
+func (t *Tap) Extensions() []string {
+	if t.head != nil {
+		return t.head.extensions
+	}
+	return nil
+}
+
 // Established ends the handshake: no budget for bytes from here on. What followed the head in its packet are frames, and the
-// last of them may not have ended.
+// last of them may not have ended. A callback is what comes next.
 func (t *Tap) Established() {
-	t.head = -1
+	if t.head != nil {
+		t.rest, t.head = t.head.raw, nil
+	}
+	t.partial = len(t.rest) > 0
 	t.stamp = t.Now()
+	t.mark, t.stands = t.stamp, true
 	t.mu.Lock()
 	t.signs.Idle = t.stamp
 	t.mu.Unlock()
@@ -126,8 +142,40 @@ func (t *Tap) frame() {
 // missing when its end does not come.
 func (t *Tap) Whole() time.Duration { return time.Duration(t.whole.Load()) }
 
-// BufferSize is the size of the buffer that the reader shall have, where it would have n bytes.
-func (t *Tap) BufferSize(n int) int {
+// returns notes that the reader comes for the next message. Where the last one was data the callback's end is not noted before
+// the reader waits, or something without data comes.
+func (t *Tap) returns() {
+	if !t.fresh {
+		t.idles()
+	}
+}
+
+// idles notes that the reader handles something without data: the clock runs.
+func (t *Tap) idles() {
+	if t.stands {
+		t.runs(t.Now())
+	}
+	t.idled = true
+}
+
+// leaves notes that the reader leaves with a message: the clock stands until it returns.
+func (t *Tap) leaves() {
+	if t.idled && !t.stands {
+		t.runs(t.Now())
+	}
+	t.stands, t.idled = true, false
+}
+
+// runs sets the clock to now, and has it run from here.
+func (t *Tap) runs(now time.Duration) {
+	if !t.stands {
+		t.clock += now - t.mark
+	}
+	t.mark, t.stands = now, false
+}
+
+// bufferSize is the size of the buffer that the reader shall have, where it would have n bytes.
+func (t *Tap) bufferSize(n int) int {
 	if t.ahead != nil {
 		n = min(n, smallBuffer)
 	}
@@ -136,8 +184,15 @@ func (t *Tap) BufferSize(n int) int {
 
 func (t *Tap) Read(p []byte) (n int, err error) {
 	switch {
-	case t.head >= 0:
+	case t.head != nil:
 		return t.readHead(p)
+	case len(t.rest) > 0:
+		n = copy(p, t.rest)
+		if t.rest = t.rest[n:]; len(t.rest) == 0 {
+			t.rest = nil
+		}
+		t.partial = true
+		return n, nil
 	case t.ahead == nil:
 		t.waits()
 		n, err = t.Conn.Read(p)
@@ -155,13 +210,22 @@ func (t *Tap) Read(p []byte) (n int, err error) {
 	return t.ahead.take(p), nil
 }
 
+// Write counts the frames that leave.
+func (t *Tap) Write(p []byte) (n int, err error) {
+	t.writes++
+	return t.Conn.Write(p)
+}
+
 // waits notes that the reader wants bytes.
 func (t *Tap) waits() {
 	now := t.Now()
+	t.runs(now)
+	t.idled = false
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	t.clock, t.outside = t.clock+t.outside, 0
 	s := &t.signs
-	s.Waiting, s.Since = true, now
+	s.Waiting, s.Since, s.Waited, s.Asked = true, now, t.clock, t.clock
 	if t.fresh {
 		s.Data, s.Fed, t.fresh = s.Waited, true, false
 	}
@@ -174,10 +238,11 @@ func (t *Tap) waits() {
 // came notes what the reader got.
 func (t *Tap) came(n int, err error) {
 	now := t.Now()
+	t.runs(now)
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	s := &t.signs
-	s.Waited += now - s.Since
+	s.Waited = t.clock
 	s.Waiting, s.Current = false, now-s.Since >= waitLeast
 	if n > 0 && s.Current {
 		s.Idle = now
@@ -189,36 +254,18 @@ func (t *Tap) came(n int, err error) {
 	t.failed = err
 }
 
-func (t *Tap) readHead(p []byte) (n int, err error) {
-	defer func() { t.failed = err }()
-	if t.head == 0 {
-		return 0, ErrHead
+// Run lets the reader's clock run, or stand still again, while the reader waits outside of Read. Anybody may call it.
+func (t *Tap) Run(run bool) {
+	now := t.Now()
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	s := &t.signs
+	switch {
+	case run && !s.Waiting:
+		s.Since, s.Asked = now, s.Waited
+	case !run && s.Waiting:
+		s.Waited += now - s.Since
+		t.outside += now - s.Since
 	}
-	n, err = t.Conn.Read(p[:min(len(p), t.head)])
-	t.head = max(0, t.head-HeadCost(p[:n]))
-	t.partial = t.beyond(p[:n]) || t.partial
-	return n, err
+	s.Waiting = run
 }
-
-// beyond follows the head to the empty line at its end, and reports whether something of b comes after that.
-func (t *Tap) beyond(b []byte) bool {
-	for _, c := range b {
-		switch {
-		case t.line < 0:
-			return true
-		case c == '\n' && t.line == 0:
-			t.line = -1
-		case c == '\n':
-			t.line = 0
-		case c != '\r':
-			t.line++
-		}
-	}
-	return false
-}
-
-// headLine is what a line of a head costs beside its bytes: a short one takes so much more memory than it has bytes.
-const headLine = 64
-
-// HeadCost is what bytes of a head cost those who parse it.
-func HeadCost(p []byte) int { return len(p) + headLine*bytes.Count(p, []byte("\n")) }

@@ -47,7 +47,7 @@ func TestHeadBudget(t *testing.T) {
 	for i, want := range []struct {
 		n   int
 		err error
-	}{{5, nil}, {2, nil}, {0, ErrHead}, {0, ErrHead}} {
+	}{{7, nil}, {0, ErrHead}, {0, ErrHead}} {
 		if n, err := tap.Read(p); n != want.n || err != want.err || tap.Failed() != want.err {
 			t.Errorf("read %d: %d, %v (%v)", i, n, err, tap.Failed())
 		}
@@ -71,7 +71,7 @@ func TestHeadError(t *testing.T) {
 	}
 }
 
-// The reader's clock runs while the reader waits, and only then.
+// The reader's clock stands still in callbacks, and only there.
 func TestReadersClock(t *testing.T) {
 	tapped(t, func(t *testing.T, tap *Tap) {
 		p := make([]byte, 10)
@@ -97,17 +97,39 @@ func TestReadersClock(t *testing.T) {
 		if got, want := tap.At(tap.Stamp()), time.Now(); !got.Equal(want) {
 			t.Errorf("stamp is %v, want %v", got, want)
 		}
+		tap.leaves()
 		time.Sleep(time.Hour)
 		want("in a callback", 3*time.Second, false)
 		tap.Read(p)
 		want("read what was there", 3*time.Second, false)
+		if s := tap.Signs(); s.Asked != 3*time.Second {
+			t.Errorf("it began to wait at %v", s.Asked)
+		}
+		time.Sleep(4 * time.Second) // it parses
+		tap.Read(p)
+		want("had parsed", 7*time.Second, false)
+		tap.leaves()
+		time.Sleep(time.Hour)
+		tap.idles() // a ping after the message
+		time.Sleep(time.Second)
+		tap.leaves() // a heartbeat after the ping
+		time.Sleep(time.Hour)
+		tap.returns()
+		time.Sleep(time.Second) // parses the next
+		tap.leaves()
+		time.Sleep(time.Hour)
+		tap.Fresh() // it was data: how long it takes from here to the next is not looked at
+		tap.returns()
+		time.Sleep(time.Second)
+		tap.leaves()
 		if tap.Read(p); tap.Failed() != io.ErrClosedPipe {
 			t.Errorf("failed with %v", tap.Failed())
 		}
-		if s := tap.Signs(); s.Reads != 2 || tap.Stamp() != 2*time.Hour+3*time.Second {
+		want("parsed a ping and what followed a heartbeat", 10*time.Second, false)
+		if s := tap.Signs(); s.Reads != 3 || tap.Stamp() != 2*time.Hour+7*time.Second {
 			t.Errorf("a read without bytes counts: %+v", s)
 		}
-	}, step{after: 3 * time.Second, bytes: "abc"}, step{bytes: "d"}, step{after: time.Second, err: io.ErrClosedPipe})
+	}, step{after: 3 * time.Second, bytes: "abc"}, step{bytes: "d"}, step{bytes: "e"}, step{after: time.Second, err: io.ErrClosedPipe})
 }
 
 // A clock that is asked for an instant before it began to wait stands.
@@ -125,6 +147,7 @@ func TestFresh(t *testing.T) {
 	tapped(t, func(t *testing.T, tap *Tap) {
 		p := make([]byte, 10)
 		tap.Read(p)
+		tap.leaves()
 		if tap.Fresh(); tap.Signs().Fed {
 			t.Error("fed before it was handled")
 		}
@@ -171,4 +194,46 @@ func TestBegun(t *testing.T) {
 		tap.message = true
 		read(true, 7*time.Second)
 	}, one, one, one, one, one, one, one, one)
+}
+
+// Whatever unfinished messages hold, it is freed when their connections end, and who waits for that goes on.
+func TestUnfinished(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		u := NewUnfinished(1000)
+		conns := make([]*Conn, 3)
+		for i := range conns {
+			client, server := net.Pipe()
+			defer server.Close()
+			conns[i] = &Conn{Tap: NewTap(client, 0)}
+		}
+		small, large, other := conns[0], conns[1], conns[2]
+		for c, n := range map[*Conn]int64{small: 100, large: 600, other: 300} {
+			if err := u.hold(c, n); err != nil {
+				t.Error(err)
+			}
+		}
+		waited := make(chan error, 1)
+		go func() { waited <- u.hold(small, 50) }()
+		synctest.Wait()
+		select {
+		case err := <-waited:
+			t.Fatalf("it did not wait for what is not free yet: %v", err)
+		default:
+		}
+		if _, err := large.Conn.Read(make([]byte, 1)); err == nil {
+			t.Error("the reader of the longest was not woken")
+		}
+		if err := u.hold(large, 1); err != ErrUnfinished {
+			t.Errorf("the longest goes on: %v", err)
+		}
+		if !u.free(large) || u.free(other) {
+			t.Error("the wrong one ended")
+		}
+		if err := <-waited; err != nil || u.sum != 150 || u.doomed != 0 || len(u.live) != 1 {
+			t.Errorf("%v; %d and %d are held by %d", err, u.sum, u.doomed, len(u.live))
+		}
+		if err := u.hold(small, 2000); err != ErrUnfinished || !u.free(small) || u.sum != 0 || u.doomed != 0 {
+			t.Errorf("one that is too long by itself: %v; %d held", err, u.sum)
+		}
+	})
 }

@@ -28,6 +28,7 @@ type Topics struct {
 	skew   func(p *Peer) time.Duration
 	lanes  map[*Peer]*[2]lane
 	log    map[string][]Change
+	then   func(p *Peer, text string) // runs when a request was honoured and answered
 	errors []string
 	most   int
 }
@@ -113,6 +114,14 @@ func (tp *Topics) Ack(on bool) {
 	tp.mu.Lock()
 	defer tp.mu.Unlock()
 	tp.ack = on
+}
+
+// Honoured installs a hook that runs when a request was honoured and its answer sent, in the same instant and on the same
+// goroutine: nothing of what the client does about the answer need have happened. Nil removes it.
+func (tp *Topics) Honoured(f func(p *Peer, text string)) {
+	tp.mu.Lock()
+	defer tp.mu.Unlock()
+	tp.then = f
 }
 
 // Deaf makes the feed do nothing of what is asked, though it may acknowledge it, or stops that.
@@ -246,10 +255,19 @@ func (tp *Topics) message(p *Peer, typ int, data []byte) {
 		if answer != nil {
 			answer(p, text, refused)
 		}
+		if then := tp.honoured(); then != nil {
+			then(p, text)
+		}
 	}
 	if !tp.later(p, requestLane, func() time.Duration { return tp.honour }, do) {
 		do()
 	}
+}
+
+func (tp *Topics) honoured() func(*Peer, string) {
+	tp.mu.Lock()
+	defer tp.mu.Unlock()
+	return tp.then
 }
 
 // acked is the answer that Ack asks for.

@@ -106,6 +106,27 @@ func TestTopicsAck(t *testing.T) {
 }
 
 // Peers come and go while others publish.
+// What a hook publishes when a request was honoured comes right behind the answer, also where there is none.
+func TestTopicsHonoured(t *testing.T) {
+	bubble(t, func(t *testing.T, n *wstest.Net) {
+		s := wstest.NewServer(t, n, addr)
+		tp := wstest.NewTopics(s)
+		tp.Honoured(func(p *wstest.Peer, text string) { p.Send("after " + text) })
+		c := connect(t, n)
+		c.say(t, "+quiet", "no request")
+		c.wantText(t, "after +quiet")
+		tp.Ack(true)
+		c.say(t, "+a")
+		c.wantText(t, "ack:+a")
+		c.wantText(t, "after +a")
+		tp.Honoured(nil)
+		c.say(t, "-a")
+		c.wantText(t, "ack:-a")
+		synctest.Wait()
+		want(t, "unread", len(c.texts), 0)
+	})
+}
+
 func TestTopicsRace(t *testing.T) {
 	bubble(t, func(t *testing.T, n *wstest.Net) {
 		s := wstest.NewServer(t, n, addr)

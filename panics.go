@@ -1,0 +1,81 @@
+package wsshard
+
+import (
+	"log/slog"
+	"sync"
+	"time"
+)
+
+// This file answers: how much of panics that do not end is logged?
+
+// A callback that panics on every message would write a stack for each: its first panic is logged whole, the next ones are
+// counted and told by one line in panicEvery. After panicQuiet without one it may be another fault, which is logged whole again.
+const (
+	panicEvery = time.Second
+	panicQuiet = time.Minute
+)
+
+// panicLog tallies panics by callback.
+type panicLog struct {
+	mu sync.Mutex // protects following fields; a leaf lock
+	by map[string]*panicTally
+}
+
+type panicTally struct {
+	last  time.Time   // of the last panic
+	told  time.Time   // when the last line was written
+	value any         // of the last panic
+	more  int         // since the last line
+	timer *time.Timer // tells of them; nil: nothing to tell
+}
+
+// note takes a panic of a callback. whole: it is to be logged with its stack; else it is told of by log, at the latest
+// panicEvery from now.
+func (p *panicLog) note(log *slog.Logger, callback string, value any) (whole bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	now := time.Now()
+	t := p.by[callback]
+	if t == nil || now.Sub(t.last) >= panicQuiet && t.more == 0 {
+		if p.by == nil {
+			p.by = make(map[string]*panicTally)
+		}
+		p.by[callback] = &panicTally{last: now, told: now}
+		return true
+	}
+	t.last, t.value = now, value
+	if t.more++; t.timer == nil {
+		t.timer = time.AfterFunc(max(0, panicEvery-now.Sub(t.told)), func() { p.tell(log, callback, t) })
+	}
+	return false
+}
+
+// tell writes the line of a callback whose panics go on.
+func (p *panicLog) tell(log *slog.Logger, callback string, t *panicTally) {
+	p.mu.Lock()
+	more, value := t.more, t.value
+	t.more, t.value, t.told = 0, nil, time.Now()
+	if t.timer != nil {
+		t.timer.Stop()
+		t.timer = nil
+	}
+	p.mu.Unlock()
+	if more > 0 {
+		log.Error("panics in a callback go on", "callback", callback, "count", more, "panic", value)
+	}
+}
+
+// flush tells of all that was counted and not told.
+func (p *panicLog) flush(log *slog.Logger) {
+	p.mu.Lock()
+	var left []func()
+	for callback, t := range p.by {
+		if t.more > 0 {
+			left = append(left, func() { p.tell(log, callback, t) })
+		}
+	}
+	p.mu.Unlock()
+	for _, tell := range left {
+		tell()
+	}
+}
