@@ -2,9 +2,11 @@ package wsshard_test
 
 import (
 	"context"
-	"net/http"
+	"errors"
+	"math/rand/v2"
 	"slices"
 	"strconv"
+	"sync"
 	"time"
 
 	"github.com/seed-829c304d/wsshard"
@@ -13,18 +15,50 @@ import (
 
 // This file answers: what befalls a run of chaos? All of it runs in a synctest bubble.
 
-// chaosCalm are the operations after which nothing may be missing, each as likely as it stands here.
-var chaosCalm = []string{
-	"switchover", "switchover", "switchover", "switch-all", "notice", "subscribe", "subscribe", "unsubscribe", "unsubscribe",
-	"resubscribe", "slow", "panic", "latency", "heartbeat", "ping", "call", "send", "switch-abort",
+// chaosCalm are the operations after which nothing may be missing, each as likely as it stands here; the others are faults.
+var (
+	chaosCalm = []string{
+		"switchover", "switchover", "switchover", "switch-all", "switch-storm", "notice", "subscribe", "subscribe", "unsubscribe",
+		"unsubscribe", "resubscribe", "slow", "panic", "latency", "heartbeat", "ping", "call", "send", "send-burst", "switch-abort",
+	}
+	chaosLinks = []string{
+		"kill", "kill", "reset", "blackhole", "stall-read", "stall-write", "close", "silent", "quiet", "reconnect", "unsubscribe-all",
+		"kill-and-unsubscribe",
+	}
+	chaosServer = []string{"down", "restart", "reject", "reject", "retry-after", "dial-hang", "forbid", "revive", "stop", "kill", "unsubscribe-all"}
+	chaosHooks  = []string{
+		"panic-hook", "panic-hook", "exit-hook", "exit-hook", "behind-panic", "behind-exit", "sequence", "resubscribe", "forbid", "revive", "stop", "kill",
+	}
+	// chaosOnce keep everybody out for minutes: a Retry-After, and an answer that is a ban.
+	chaosOnce = []string{"retry-after-minutes", "teapot"}
+	// chaosWall steps the wall clock, where a bubble's can be stepped (chaos_wall_test.go).
+	chaosWall     func(seconds int64)
+	chaosWallKind = []string{"wall-step", "wall-step"}
+)
+
+// kinds are those of this run's world.
+func (c *chaos) kinds() (list []string) {
+	defer func() {
+		if chaosWall != nil {
+			list = append(list, chaosWallKind...)
+		}
+	}()
+	switch c.trait.World {
+	case "links":
+		return slices.Concat(chaosCalm, chaosLinks)
+	case "server":
+		return slices.Concat(chaosCalm, chaosServer)
+	case "hooks":
+		return slices.Concat(chaosCalm, chaosHooks)
+	case "all":
+		return slices.Concat(chaosCalm, chaosLinks, chaosServer, chaosHooks)
+	}
+	return slices.Clone(chaosCalm)
 }
 
-// chaosFaults are those and the faults.
-var chaosFaults = append(slices.Clone(chaosCalm), "kill", "kill", "reset", "blackhole", "stall-read", "stall-write", "down", "restart",
-	"reject", "retry-after", "close", "silent", "quiet", "switchover", "reconnect", "resubscribe", "panic-hook", "sequence", "dial-hang",
-	"forbid", "revive", "stop", "unsubscribe-all")
+func (c *chaos) calm() bool { return c.trait.World == "calm" }
 
-// want subscribes to a topic, and notes since when it is wanted.
+// want subscribes to topics, and notes since when they are wanted.
 func (c *chaos) want(topics ...string) {
 	c.turn <- struct{}{}
 	defer func() { <-c.turn }()
@@ -32,15 +66,19 @@ func (c *chaos) want(topics ...string) {
 }
 
 func (c *chaos) wantLocked(topics []string) {
-	c.mu.Lock()
-	for _, topic := range topics {
-		if spans := c.wanted[topic]; len(spans) == 0 || !spans[len(spans)-1].to.IsZero() {
-			c.wanted[topic] = append(spans, span{from: time.Now()})
-		}
-	}
-	c.mu.Unlock()
-	if _, err := c.m.Subscribe(topics...); err != nil {
+	results, err := c.m.Subscribe(topics...)
+	if err != nil && !(errors.Is(err, wsshard.ErrCapacity) && c.trait.Shards == "five") {
 		c.t.Errorf("Subscribe: %v", err)
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for i, topic := range topics {
+		spans := c.wanted[topic]
+		if on := len(spans) > 0 && spans[len(spans)-1].to.IsZero(); !results[i].OK() {
+			c.drove.note("out of capacity")
+		} else if !on {
+			c.wanted[topic] = append(spans, span{from: time.Now(), life: c.life, shard: results[i].ShardID})
+		}
 	}
 }
 
@@ -50,6 +88,10 @@ func (c *chaos) unwant(topics ...string) {
 	if err := c.m.Unsubscribe(topics...); err != nil {
 		c.t.Errorf("Unsubscribe: %v", err)
 	}
+	c.endSpans(topics)
+}
+
+func (c *chaos) endSpans(topics []string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for _, topic := range topics {
@@ -74,16 +116,33 @@ func (c *chaos) desired() (list []string) {
 func (c *chaos) resubscribe(topics ...string) {
 	c.turn <- struct{}{}
 	defer func() { <-c.turn }()
-	c.notes(topics)
+	c.mu.Lock()
+	for _, topic := range topics {
+		c.again[topic] = append(c.again[topic], time.Now())
+	}
+	c.mu.Unlock()
 	c.m.Resubscribe(topics...)
 }
 
-// notes takes down that topics are asked for again.
-func (c *chaos) notes(topics []string) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	for _, topic := range topics {
-		c.again[topic] = append(c.again[topic], time.Now())
+// churn is the background of changes, one after the other.
+func (c *chaos) churn(over chan struct{}) {
+	if c.trait.Churn == "none" {
+		return
+	}
+	rnd := rand.New(rand.NewPCG(c.seed, 2))
+	from := map[string]int{"fast": 50, "slow": 150}[c.trait.Churn]
+	for {
+		select {
+		case <-over:
+			return
+		case <-time.After(time.Duration(from+rnd.IntN(2*from)) * time.Millisecond):
+		}
+		topic := topicName(chaosTopics/2 + rnd.IntN(chaosTopics/2))
+		if rnd.IntN(2) == 0 {
+			c.want(topic)
+		} else {
+			c.unwant(topic)
+		}
 	}
 }
 
@@ -91,7 +150,7 @@ func (c *chaos) notes(topics []string) {
 func (c *chaos) halt() {
 	ctx, cancel := context.WithTimeout(context.Background(), chaosStop)
 	defer cancel()
-	begin := time.Now()
+	begin, shards := time.Now(), c.m.ShardCount()
 	err := c.m.Stop(ctx)
 	took := time.Since(begin)
 	if err != nil {
@@ -103,11 +162,17 @@ func (c *chaos) halt() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.stops = append(c.stops, took)
-	for _, ev := range c.down {
-		ev.To, ev.Time = time.Now(), time.Now()
-		c.outages = append(c.outages, ev)
+	for id, ev := range c.down {
+		c.outages = append(c.outages, wsshard.Event[string]{ShardID: id, Generation: uint64(c.life), From: ev.From, To: time.Now()})
 	}
-	c.down = map[int]wsshard.Event[string]{}
+	for id := range shards { // and what came no more
+		at, ok := c.heard[id]
+		if !ok {
+			at = c.lives[len(c.lives)-1]
+		}
+		c.outages = append(c.outages, wsshard.Event[string]{ShardID: id, Generation: uint64(c.life), From: at, To: time.Now()})
+	}
+	c.down, c.heard = map[int]wsshard.Event[string]{}, map[int]time.Time{}
 	for shard, n := range c.inside {
 		if n != 0 {
 			c.t.Errorf("I6: OnMessage of shard %d runs after Stop", shard)
@@ -120,16 +185,13 @@ func (c *chaos) stopAndStart(pause time.Duration) {
 	c.turn <- struct{}{}
 	defer func() { <-c.turn }()
 	wanted := c.desired()
-	c.mu.Lock()
-	for _, topic := range wanted {
-		c.wanted[topic][len(c.wanted[topic])-1].to = time.Now()
-	}
-	c.mu.Unlock()
+	c.endSpans(wanted)
 	c.halt()
 	time.Sleep(pause)
 	c.mu.Lock()
 	c.life++
-	c.turns, c.reset = map[int]uint64{}, map[int]uint64{}
+	c.lives = append(c.lives, time.Now())
+	c.turns, c.reset, c.switching = map[int]uint64{}, map[int]uint64{}, map[int]bool{}
 	c.mu.Unlock()
 	if err := c.m.Start(context.Background()); err != nil {
 		c.t.Errorf("Start: %v", err)
@@ -158,6 +220,13 @@ func (c *chaos) do(s chaosStep) {
 		if p := c.peerOf(shard); p != nil {
 			c.befall(p, s)
 		}
+	case "kill-and-unsubscribe": // what is wanted no more was missed all the same
+		subs := c.m.ShardSubscriptions(shard)
+		if p := c.peerOf(shard); p != nil && len(subs) > 0 {
+			p.Kill()
+			time.Sleep(c.latency + time.Duration(s.b%50)*time.Millisecond)
+			c.unwant(subs[s.b%len(subs)])
+		}
 	case "blackhole", "stall-read", "stall-write":
 		c.stall(shard, s)
 	case "down":
@@ -166,15 +235,16 @@ func (c *chaos) do(s chaosStep) {
 		c.srv.Restart()
 	case "restart":
 		c.srv.Restart()
-	case "reject", "retry-after":
-		status, h := []int{401, 403, 500, 502}[s.b%4], http.Header{}
-		if s.kind == "retry-after" {
-			status = []int{429, 503}[s.b%2]
-			h.Set("Retry-After", strconv.Itoa(1+s.b%5))
-		}
-		c.srv.Reject(func(*http.Request) (int, http.Header, string) { return status, h, "" })
-		time.Sleep(s.d / 2)
-		c.srv.Reject(nil)
+	case "reject":
+		c.reject([]int{401, 403, 407, 429, 500, 502}[s.b%6], "", s.d/2)
+	case "retry-after":
+		c.reject([]int{429, 503}[s.b%2], strconv.Itoa(1+s.b%5), s.d/2)
+	case "retry-after-minutes":
+		c.srv.Restart()
+		c.reject([]int{429, 503}[s.b%2], strconv.Itoa(60+s.b%120), s.d)
+	case "teapot":
+		c.srv.Restart()
+		c.reject(418, "", s.d)
 	case "dial-hang":
 		c.net.OnDial(func(ctx context.Context, _ int, _ string) error {
 			<-ctx.Done()
@@ -194,6 +264,12 @@ func (c *chaos) do(s chaosStep) {
 		for i := range c.m.ShardCount() {
 			c.m.HotSwitchover(ctx, i)
 		}
+	case "switch-storm": // more than have a turn
+		var all sync.WaitGroup
+		for i := range c.m.ShardCount() {
+			all.Go(func() { c.m.HotSwitchover(ctx, i) })
+		}
+		all.Wait()
 	case "reconnect":
 		c.m.Reconnect(shard)
 	case "revive":
@@ -211,12 +287,30 @@ func (c *chaos) do(s chaosStep) {
 		c.resubscribe(topic)
 	case "send":
 		c.m.Send(ctx, shard, wsshard.Text("hello"))
+	case "send-burst":
+		c.burst(ctx, shard, s.b%30)
 	case "quiet": // see publish
 	case "stop":
 		c.stopAndStart(s.d / 10)
+	case "wall-step":
+		chaosWall([]int64{3600, -3600, 7, -7}[s.b%4])
 	default:
 		c.ask(topic, s)
 	}
+}
+
+// burst sends more than the pace lets through at once.
+func (c *chaos) burst(ctx context.Context, shard, n int) {
+	var all sync.WaitGroup
+	for range n {
+		all.Go(func() {
+			begin := time.Now()
+			if err := c.m.Send(ctx, shard, wsshard.Text("hello")); err == nil && time.Since(begin) > 500*time.Millisecond {
+				c.drove.note("a send that queued")
+			}
+		})
+	}
+	all.Wait()
 }
 
 // befall does something to one connection.
@@ -260,21 +354,25 @@ func (c *chaos) stall(shard int, s chaosStep) {
 
 // ask sets what the handler does next.
 func (c *chaos) ask(topic string, s chaosStep) {
+	hooks := c.hooks()
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	spoil := func(where string, exit bool) { c.next.panic, c.next.exit, c.next.behind = where, exit, false }
 	switch s.kind {
 	case "slow":
 		c.next.slow = s.d
-		if c.trait.calm {
+		if c.calm() {
 			c.next.slow = s.d / 10
 		}
 	case "panic":
-		if c.trait.calm && c.trait.lowLatency {
-			return // it ends the connection
+		if !c.calm() || c.trait.Mode != "low-latency" { // else it ends the connection
+			spoil("OnMessage", false)
 		}
-		c.next.panic = "OnMessage"
-	case "panic-hook":
-		c.next.panic = []string{"URL", "OnConnect", "OnDisconnect", "OnEvent", "SubscriptionMessage", "UnsubscriptionMessage", "Inspect", "Acknowledge", "OnError"}[s.b%9]
+	case "panic-hook", "exit-hook":
+		spoil(hooks[s.b%len(hooks)], s.kind == "exit-hook")
+	case "behind-panic", "behind-exit":
+		spoil("OnMessage", s.kind == "behind-exit")
+		c.next.slow, c.next.behind = s.d/2+time.Second, true
 	case "sequence":
 		c.next.sequence = wsshard.SequenceValidation[string]{Gap: true, Recovery: wsshard.SequenceRecovery(s.b % 3)}
 		if s.b%2 == 0 {

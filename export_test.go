@@ -14,6 +14,30 @@ func HoldsKeys[S comparable](m *ShardManager[S], shard int) bool {
 	return c.watch.Load() != nil || c.repeats.Load() != nil
 }
 
+// Without has m take its handler for one that lacks these capabilities, each named by its field of capabilities. Before Start.
+func Without[S comparable](m *ShardManager[S], names ...string) {
+	for _, name := range names {
+		switch name {
+		case "unsubscriber":
+			m.caps.unsubscriber = nil
+		case "resubscriber":
+			m.caps.resubscriber = nil
+		case "ping":
+			m.caps.ping = nil
+		case "sequence":
+			m.caps.sequence = nil
+		case "acknowledger":
+			m.caps.acknowledger = nil
+		case "ready":
+			m.caps.ready = nil
+		case "inspector":
+			m.caps.inspector = nil
+		default:
+			panic("no such capability: " + name)
+		}
+	}
+}
+
 // NamedTopics is how many topics a shard remembers data of.
 func NamedTopics[S comparable](m *ShardManager[S], shard int) int {
 	f := &m.life.shards[shard].fresh

@@ -30,6 +30,9 @@ func (s *sim) check(sum *simTotals) {
 			}
 			if times[m.n]++; times[m.n] > 1 {
 				sum.Twice++
+				if s.mode.plain && s.movedNear(m.at) {
+					continue // each of the two connections brings it
+				}
 				if !s.lostNear(m.at) {
 					s.t.Errorf("%s:%d came twice, at %v on connection %d", topic.name, m.n, m.at.Sub(s.begin), m.gen)
 				}
@@ -44,6 +47,9 @@ func (s *sim) check(sum *simTotals) {
 		}
 		for n := first; n <= len(topic.at); n++ {
 			at := topic.at[n-1]
+			if left := s.left[topic.name]; !left.IsZero() && at.After(left.Add(-simSkew-s.latency)) {
+				break
+			}
 			if times[n] > 0 || time.Since(at) < simSkew+s.latency {
 				continue
 			}
@@ -77,8 +83,7 @@ func (s *sim) excused(topic string, at time.Time) string {
 	switch {
 	case s.mode.faults:
 		if !slices.ContainsFunc(s.gaps, func(ev wsshard.Event[string]) bool {
-			// What was on its way when the last frame came is later than that by what fan-out and travel take.
-			return slices.Contains(ev.Subs, topic) && !at.Before(ev.From.Add(-simSkew-s.latency)) && !at.After(ev.To)
+			return slices.Contains(ev.Subs, topic) && !at.Before(ev.Sure) && !at.After(ev.To)
 		}) {
 			return "it lies in no gap"
 		}
@@ -96,6 +101,13 @@ func (s *sim) excused(topic string, at time.Time) string {
 		return "there was no switchover"
 	}
 	return ""
+}
+
+// movedNear reports whether a switchover was under way about then.
+func (s *sim) movedNear(at time.Time) bool {
+	return slices.ContainsFunc(s.spans, func(span simSpan) bool {
+		return !at.Before(span.from) && !at.After(span.to.Add(simHonour))
+	})
 }
 
 // lostNear reports whether a connection was lost about then: only the two of a switchover know each other's keys.

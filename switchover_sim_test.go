@@ -29,6 +29,8 @@ type simMode struct {
 	settle time.Duration
 	faults bool // something befalls the old connection, the new one or both
 	lossy  bool // something may be missing, under the conditions that excused names
+	ready  bool // IsReady proves; nothing comes and goes without a pause then, or it would never be
+	plain  bool // messages have no keys
 }
 
 var simModes = []simMode{
@@ -36,6 +38,10 @@ var simModes = []simMode{
 	{name: "settle 2s", settle: simHonour},
 	{name: "settle 1s", settle: simHonour / 2, lossy: true},
 	{name: "faults", settle: simHonour, faults: true, lossy: true},
+	{name: "ready", ready: true},
+	{name: "plain acks", acks: true, plain: true},
+	{name: "plain settle 2s", settle: simHonour, plain: true},
+	{name: "plain faults", settle: simHonour, faults: true, lossy: true, plain: true},
 }
 
 const (
@@ -59,6 +65,10 @@ func TestUnfriendlyServer(t *testing.T) {
 	for _, mode := range simModes {
 		t.Run(mode.name, func(t *testing.T) {
 			var sum simTotals
+			seeds := seeds
+			if mode.plain || mode.ready { // variants of what the others look at more often
+				seeds = (seeds + 1) / 2
+			}
 			for i := range seeds {
 				seed := *switchFirst + uint64(i)
 				synctest.Test(t, func(t *testing.T) { newSim(t, seed, mode).run(&sum) })
@@ -101,7 +111,9 @@ type sim struct {
 	topics []*simTopic
 	conns  map[*wstest.Peer]*simConn
 
+	asked  map[uint64]map[string]bool // and not honoured yet, by generation
 	got    map[string][]simSeen
+	left   map[string]time.Time // topics that were unsubscribed for good
 	gaps   []wsshard.Event[string]
 	spans  []simSpan // of switchovers
 	closed map[uint64]error
@@ -130,13 +142,13 @@ func newSim(t *testing.T, seed uint64, mode simMode) *sim {
 	s := &sim{
 		t: t, mode: mode, rnd: rand.New(rand.NewPCG(seed, 1)), sched: rand.New(rand.NewPCG(seed, 2)), net: wstest.NewNet(),
 		begin: time.Now(), wake: make(chan struct{}, 1), stop: make(chan struct{}),
-		conns: map[*wstest.Peer]*simConn{}, got: map[string][]simSeen{}, closed: map[uint64]error{},
+		conns: map[*wstest.Peer]*simConn{}, asked: map[uint64]map[string]bool{}, got: map[string][]simSeen{}, left: map[string]time.Time{}, closed: map[uint64]error{},
 	}
 	s.latency = s.upTo(20 * time.Millisecond)
 	s.honour = []time.Duration{simHonour, simHonour, s.upTo(simHonour) + 1}[s.rnd.IntN(3)]
 	s.honour = min(s.honour, simHonour-s.latency) // from its writing on
 	s.skew = []time.Duration{simSkew, s.upTo(simSkew) + 1}[s.rnd.IntN(2)]
-	s.churns, s.pause = s.rnd.IntN(3) == 0, s.upTo(200*time.Millisecond)+5*time.Millisecond
+	s.churns, s.pause = s.rnd.IntN(3) == 0 && !mode.ready, s.upTo(200*time.Millisecond)+5*time.Millisecond
 	s.net.SetLatency(s.latency)
 	s.net.SetBuffer(1 << 20)
 	s.srv = wstest.NewServer(t, s.net, "srv:80")
@@ -151,8 +163,11 @@ func newSim(t *testing.T, seed uint64, mode simMode) *sim {
 	}
 	var h wsshard.Handler[string] = s
 	s.acks = mode.acks || mode.faults && seed%2 == 0
-	if s.named = s.acks || seed%2 == 0; s.acks {
+	switch s.named = s.acks || seed%2 == 0; {
+	case s.acks:
 		h = simAcks{s}
+	case mode.ready:
+		h = simReady{s}
 	}
 	var err error
 	s.m, err = wsshard.New(h, wsshard.Config{
@@ -177,6 +192,7 @@ func (s *sim) upTo(d time.Duration) time.Duration { return time.Duration(s.rnd.I
 func (s *sim) URL(context.Context, wsshard.ConnectionState) (string, error) { return "ws://srv/", nil }
 
 func (s *sim) SubscriptionMessage(req wsshard.Request[string]) (wsshard.Message, error) {
+	s.asks(req)
 	return wsshard.Text("+" + strings.Join(req.Subs, ",")), nil
 }
 
@@ -191,7 +207,9 @@ func (s *sim) Inspect(msg wsshard.Message, _ wsshard.ConnectionState) (v wsshard
 		v.NoData = true
 		return v
 	}
-	v.Key = text
+	if !s.mode.plain {
+		v.Key = text
+	}
 	if s.named {
 		v.Subs = []string{topic}
 	}
@@ -202,6 +220,31 @@ type simAcks struct{ *sim }
 
 func (simAcks) Acknowledge(msg wsshard.Message, _ wsshard.ConnectionState) (wsshard.Ack[string], bool) {
 	return ackOf(msg)
+}
+
+// simReady counts what the server has honoured: a connection is live when that is all that was asked for.
+type simReady struct{ *sim }
+
+func (s simReady) IsReady(msg wsshard.Message, st wsshard.ConnectionState) bool {
+	topic, ok := strings.CutPrefix(msg.String(), "ack:")
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.asked[st.Generation], topic)
+	return ok && len(s.asked[st.Generation]) == 0
+}
+
+// asks notes what a connection has asked for.
+func (s *sim) asks(req wsshard.Request[string]) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	asked := s.asked[req.State.Generation]
+	if asked == nil {
+		asked = map[string]bool{}
+		s.asked[req.State.Generation] = asked
+	}
+	for _, topic := range req.Subs {
+		asked[topic] = true
+	}
 }
 
 func (s *sim) OnMessage(_ context.Context, msg wsshard.Message, st wsshard.ConnectionState) {
@@ -253,7 +296,8 @@ func (s *sim) run(sum *simTotals) {
 		}
 	}
 	time.Sleep(2*simHonour + s.upTo(time.Second))
-	for range simMoves {
+	for i := range simMoves {
+		leaver := names[late+i]
 		done := make(chan struct{})
 		go func() {
 			defer close(done)
@@ -268,6 +312,7 @@ func (s *sim) run(sum *simTotals) {
 		}
 		if s.mode.faults {
 			s.strike()
+			time.AfterFunc(s.upTo(4*time.Second), func() { s.leave(leaver) }) // it may be dead by then
 		}
 		<-done
 		time.Sleep(s.upTo(2 * time.Second))
@@ -279,6 +324,14 @@ func (s *sim) run(sum *simTotals) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.check(sum)
+}
+
+// leave unsubscribes a topic for good.
+func (s *sim) leave(topic string) {
+	s.mu.Lock()
+	s.left[topic] = time.Now()
+	s.mu.Unlock()
+	s.m.Unsubscribe(topic)
 }
 
 // churn lets topics come and go without a pause.

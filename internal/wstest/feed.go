@@ -11,8 +11,8 @@ import (
 )
 
 // Topics is a feed on top of a Server, with a table of its own of who is subscribed to what. A client subscribes by
-// the text message "+a,b", unsubscribes by "-a,b", and asks again for what it has by "=a,b". Other messages are left
-// alone. Nothing is sent but acks and what is published.
+// the text message "+a,b", unsubscribes by "-a,b", and asks again for what it has by "=a,b"; what follows a "#" in it is the
+// client's own number of the request. Other messages are left alone. Nothing is sent but acks and what is published.
 type Topics struct {
 	server *Server
 
@@ -21,6 +21,9 @@ type Topics struct {
 	peers  map[string][]*Peer            // by topic and index; gone ones go when the topic is next touched. Each slice is replaced, not changed
 	ack    bool
 	deaf   bool
+	refuse func(p *Peer, topic string) bool
+	answer func(p *Peer, request string, refused []string)
+	other  func(p *Peer, text string)
 	honour time.Duration
 	skew   func(p *Peer) time.Duration
 	lanes  map[*Peer]*[2]lane
@@ -128,7 +131,30 @@ func (tp *Topics) Deaf(on bool) {
 	tp.deaf = on
 }
 
-// Lag makes the feed as slow as real ones are: it takes honour to honour each request of a connection, one after the other, and
+// Refuse has f say which topics are not subscribed to though they are asked for; those that are on stay on. f is called
+// under a lock, and must call nothing of the feed. Nil removes it.
+func (tp *Topics) Refuse(f func(p *Peer, topic string) bool) {
+	tp.mu.Lock()
+	defer tp.mu.Unlock()
+	tp.refuse = f
+}
+
+// Answer has f answer each request that was honoured, but for the topics that were refused, in place of Ack. f is called
+// without a lock, in the order of a connection's requests. Nil removes it.
+func (tp *Topics) Answer(f func(p *Peer, request string, refused []string)) {
+	tp.mu.Lock()
+	defer tp.mu.Unlock()
+	tp.answer = f
+}
+
+// Other has f hear of each text that is no request, on the goroutine that reads from that connection. Nil removes it.
+func (tp *Topics) Other(f func(p *Peer, text string)) {
+	tp.mu.Lock()
+	defer tp.mu.Unlock()
+	tp.other = f
+}
+
+// Lag makes the feed as slow as real ones are: it honours each request of a connection so long after it came, in order, and
 // what is published leaves skew(p) later on the connection p. What waits when a connection ends is lost. Publish waits for nobody then.
 func (tp *Topics) Lag(honour time.Duration, skew func(p *Peer) time.Duration) {
 	tp.mu.Lock()
@@ -149,11 +175,9 @@ func (tp *Topics) later(p *Peer, which int, d func() time.Duration, do func()) b
 		tp.lanes[p] = lanes
 	}
 	l := &lanes[which]
-	from := time.Now()
-	if which == requestLane && l.last.After(from) {
-		from = l.last
+	if due := time.Now().Add(d()); due.After(l.last) {
+		l.last = due
 	}
-	l.last = from.Add(d())
 	l.jobs = append(l.jobs, job{l.last, do})
 	if !l.busy {
 		l.busy = true
@@ -213,13 +237,23 @@ func (tp *Topics) Max() int {
 
 // message is the Server's handler.
 func (tp *Topics) message(p *Peer, typ int, data []byte) {
-	if typ != websocket.TextMessage || len(data) == 0 || !strings.Contains("+-=", string(data[:1])) {
+	text := string(data)
+	if typ != websocket.TextMessage || len(data) == 0 {
 		return
 	}
-	text := string(data)
+	if !strings.Contains("+-=", text[:1]) {
+		tp.mu.Lock()
+		other := tp.other
+		tp.mu.Unlock()
+		if other != nil {
+			other(p, text)
+		}
+		return
+	}
 	do := func() {
-		if tp.request(p, text) {
-			p.Send("ack:" + text)
+		refused, answer := tp.request(p, text)
+		if answer != nil {
+			answer(p, text, refused)
 		}
 		if then := tp.honoured(); then != nil {
 			then(p, text)
@@ -236,13 +270,20 @@ func (tp *Topics) honoured() func(*Peer, string) {
 	return tp.then
 }
 
-// request changes the table and says whether to answer.
-func (tp *Topics) request(p *Peer, text string) (ack bool) {
+// acked is the answer that Ack asks for.
+func acked(p *Peer, request string, _ []string) { p.Send("ack:" + request) }
+
+// request changes the table and says how to answer; nil: not at all.
+func (tp *Topics) request(p *Peer, text string) (refused []string, answer func(p *Peer, request string, refused []string)) {
 	tp.mu.Lock()
 	defer tp.mu.Unlock()
-	if tp.deaf {
-		return tp.ack
+	if answer = tp.answer; answer == nil && tp.ack {
+		answer = acked
 	}
+	if tp.deaf {
+		return nil, answer
+	}
+	text, _, _ = strings.Cut(text, "#")
 	on := tp.on[p]
 	if on == nil {
 		on = make(map[string]struct{})
@@ -259,6 +300,8 @@ func (tp *Topics) request(p *Peer, text string) (ack bool) {
 			tp.errorLocked(p, "unsubscribe of what is not on", topic)
 		case text[0] == '=' && !is:
 			tp.errorLocked(p, "resubscribe of what is not on", topic)
+		case text[0] == '+' && tp.refuse != nil && tp.refuse(p, topic):
+			refused = append(refused, topic)
 		case text[0] == '+':
 			on[topic] = struct{}{}
 			tp.log[topic] = append(tp.log[topic], Change{time.Now(), true, p})
@@ -270,7 +313,7 @@ func (tp *Topics) request(p *Peer, text string) (ack bool) {
 		}
 	}
 	tp.most = max(tp.most, len(on))
-	return tp.ack
+	return refused, answer
 }
 
 func (tp *Topics) errorLocked(p *Peer, what, topic string) {
