@@ -324,8 +324,8 @@ func (c *chaos) run(total *chaosTotals) {
 	c.published = time.Now()
 	others.Wait() // I9
 	time.Sleep(5 * time.Second)
-	for calm := 0; calm < 50; calm++ { // else a topic is on two connections, or the server has not heard of the end of one
-		if len(c.inState(wsshard.ShardSwitching)) > 0 {
+	for calm := 0; calm < 50; calm++ { // else a topic is on two connections or none, or the server has not heard of the end of one
+		if !c.atRest() {
 			calm = 0
 		}
 		time.Sleep(10 * time.Millisecond)
@@ -382,6 +382,13 @@ func (c *chaos) settle() {
 // onlyAnew reports whether a shard's room may be taken until somebody reconnects it: nothing is ever unsubscribed, and the hold
 // is too small for a switchover to go through.
 func (c *chaos) onlyAnew() bool { return !c.unsubscribes() && c.trait.Hold != "ample" }
+
+// atRest reports whether no connection is being replaced, and all that is wanted has been asked for.
+func (c *chaos) atRest() bool {
+	ctx, cancel := context.WithTimeout(context.Background(), time.Millisecond)
+	defer cancel()
+	return len(c.inState(wsshard.ShardSwitching)) == 0 && !errors.Is(c.m.Sync(ctx), context.DeadlineExceeded)
+}
 
 func (c *chaos) inState(state wsshard.ShardState) (ids []int) {
 	for _, s := range c.m.Metrics().Shards {

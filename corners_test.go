@@ -186,7 +186,7 @@ func TestUserInURL(t *testing.T) {
 					conn.gone()
 				})
 				w.begin("a")
-				after(time.Second)
+				after(2 * time.Second) // it sits on the bench
 				if n := raw.count(); n != 2 {
 					t.Fatalf("%d connections", n)
 				}

@@ -18,10 +18,11 @@ type judgement[S comparable] struct {
 	goalAt time.Time // when that was proven; zero: not yet
 
 	// Topics that come and go without a pause would let nothing be still for as long as Linger. Then cur is kept still.
-	stillAt time.Time   // since when it is to be; zero: it is not
-	leavers *leavers[S] // nil: it is not
-	still   milestone   // what next must have written since then
-	sinceAt time.Time   // since when it carries what is on cur; zero: it does not
+	stillAt     time.Time   // since when it is to be; zero: it is not
+	leavers     *leavers[S] // nil: it is not
+	still       milestone   // what next must have written since then
+	carriedUpto uint64      // the touch up to which next has settled what cur carries, as it was found last
+	sinceAt     time.Time   // since when it carries what is on cur; zero: it does not
 }
 
 // snapshot is what one look at both connections of a switchover shows.
@@ -298,6 +299,7 @@ func (ch *change[S]) carriesAll(now time.Time) bool {
 			ch.still = m
 		}
 	}
+	ch.carriedUpto = m.upto
 	if ch.byDetector() {
 		return next.readyAfter(m.requests)
 	}

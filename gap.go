@@ -13,10 +13,10 @@ import (
 // each is proven again, or wanted no more. It names every topic that was on then; those that came since are not its business.
 type gap[S comparable] struct {
 	from, sure time.Time
-	to         time.Time      // when the last of those that are over was
-	after      uint64         // a connection that proves something is younger than this
-	subs       []S            // all that it names
-	open       map[S]struct{} // those that it waits for
+	to         time.Time    // when the last of those that are over was
+	after      uint64       // a connection that proves something is younger than this
+	subs       []S          // all that it names
+	open       map[S]uint64 // those that it waits for, with the least number under which they are to be proven
 }
 
 // letGo is a topic that a connection carried up to an instant, or may have.
@@ -114,19 +114,49 @@ func (s *shard[S]) linger() time.Duration { return max(0, s.m.cfg.Switchover.Lin
 
 // openGap begins a gap of what the ended session lost carried since then, less the server's skew.
 func (s *shard[S]) openGap(lost *session[S], from time.Time) {
-	from = from.Add(-s.linger())
-	g := &gap[S]{from: from, sure: first(from, lost.sure().Add(-s.linger())), after: lost.st.Generation, open: make(map[S]struct{})}
+	g := s.lossOf(lost, from)
 	named := make(map[S]struct{}, len(lost.carried))
 	for _, sub := range lost.carried {
 		named[sub] = struct{}{}
 	}
 	for _, o := range lost.offs.list {
-		if !o.at.Before(from) {
+		if !o.at.Before(g.from) {
 			named[o.sub] = struct{}{}
 		}
 	}
 	if len(named) > 0 {
 		s.miss(g, slices.AppendSeq(make([]S, 0, len(named)), maps.Keys(named)))
+	}
+}
+
+// lossOf is a gap that names nothing yet.
+func (s *shard[S]) lossOf(lost *session[S], from time.Time) *gap[S] {
+	from = from.Add(-s.linger())
+	return &gap[S]{from: from, sure: first(from, lost.sure().Add(-s.linger())), after: lost.st.Generation, open: make(map[S]uint64)}
+}
+
+// openGapOfWantedAnew begins a gap of what cur went on with for want of an unsubscription, and what was wanted anew since next
+// had settled all up to a touch: the cutover did not wait until next has proven that.
+func (s *shard[S]) openGapOfWantedAnew(cur, next *session[S], upto uint64, l *leavers[S]) {
+	on := make(map[S]struct{}, len(cur.carried))
+	for _, sub := range cur.carried {
+		on[sub] = struct{}{}
+	}
+	var subs []S
+	g := s.lossOf(cur, cur.gapFrom(nil))
+	for _, sub := range s.desired.Since(upto) {
+		num, wanted := s.desired.Number(sub)
+		_, carried := on[sub]
+		if !wanted || !carried || next.proof.toldUnder(sub, num) {
+			continue
+		}
+		if again := s.desired.AskedAgain([]S{sub}); len(again) == 0 || l.has(sub) { // else next carries it, and asks once more
+			subs = append(subs, sub)
+			g.open[sub] = num
+		}
+	}
+	if len(subs) > 0 {
+		s.miss(g, subs)
 	}
 }
 
@@ -137,16 +167,17 @@ func (s *shard[S]) resubscribes(c *session[S], subs []S, at time.Time) {
 	}
 	from := at.Add(-s.linger())
 	c.proof.tell(true) // before the gap is there, or another's end could undo it
-	s.miss(&gap[S]{from: from, sure: from, after: c.st.Generation - 1, open: make(map[S]struct{})}, subs)
+	s.miss(&gap[S]{from: from, sure: from, after: c.st.Generation - 1, open: make(map[S]uint64)}, subs)
 }
 
-// miss adds a gap of subs. A topic that is missed already stays where it is: that gap goes on, and began no later.
+// miss adds a gap of subs, of which g.open may say under which number they are to be proven. A topic that is missed already stays where it is: that gap goes on, and began no later.
 func (s *shard[S]) miss(g *gap[S], subs []S) {
 	s.mu.Lock()
 	for _, old := range s.gaps {
 		subs = slices.DeleteFunc(subs, func(sub S) bool {
-			_, open := old.open[sub]
+			least, open := old.open[sub]
 			if open {
+				old.open[sub] = max(least, g.open[sub])
 				old.from, old.sure = first(old.from, g.from), first(old.sure, g.sure)
 			}
 			return open
@@ -156,9 +187,11 @@ func (s *shard[S]) miss(g *gap[S], subs []S) {
 		s.mu.Unlock()
 		return
 	}
+	least := g.open
+	g.open = make(map[S]uint64, len(subs))
 	for _, sub := range subs {
 		if s.wants(sub) {
-			g.open[sub] = struct{}{}
+			g.open[sub] = least[sub]
 		} else { // nobody waits for it any more
 			g.to = time.Now()
 		}
@@ -178,10 +211,10 @@ func (c *session[S]) tellProven() {
 		return
 	}
 	s.mu.Lock()
-	for sub, at := range c.proof.takeTold() {
+	for sub, t := range c.proof.takeTold() {
 		for _, g := range s.gaps {
-			if g.after < c.st.Generation {
-				g.end(sub, at)
+			if g.after < c.st.Generation && t.num >= g.open[sub] {
+				g.end(sub, t.at)
 			}
 		}
 	}

@@ -33,12 +33,12 @@ type proof[S comparable] struct {
 	requests map[uint64]*requested[S] // by request id, while something of it may be answered
 	queue    []claimed[S]             // claims and departures in the order of their deadlines; some are void by now
 	failed   map[S]failure
-	refused  []S             // rejected since the write loop last looked
-	answered []S             // topics whose claim ended, or was late, since then
-	left     []S             // unsubscriptions that ended since then
-	told     map[S]time.Time // proven or failed since tell, and when
-	bySettle bool            // some topic is proven by nothing but time
-	last     time.Time       // when a topic was proven last, or failed
+	refused  []S        // rejected since the write loop last looked
+	answered []S        // topics whose claim ended, or was late, since then
+	left     []S        // unsubscriptions that ended since then
+	told     map[S]told // proven or failed since tell
+	bySettle bool       // some topic is proven by nothing but time
+	last     time.Time  // when a topic was proven last, or failed
 }
 
 // claim is one written and unanswered topic.
@@ -49,6 +49,12 @@ type claim struct {
 	at      time.Time // when it was written
 	again   bool      // it was on before, on this connection: data proves nothing
 	earlier uint64    // the request before, which was unanswered; 0: none
+}
+
+// told is the end of a claim.
+type told struct {
+	at  time.Time
+	num uint64
 }
 
 // departure is one unsubscription that is not answered.
@@ -151,14 +157,13 @@ func (p *proof[S]) forgetLocked(s S) {
 	delete(p.told, s)
 }
 
-func (p *proof[S]) dropClaimLocked(s S) (dropped bool) {
-	c, ok := p.claims[s]
-	if ok {
+func (p *proof[S]) dropClaimLocked(s S) (c claim, ok bool) {
+	if c, ok = p.claims[s]; ok {
 		delete(p.claims, s)
 		p.doneLocked(c.request)
 		p.doneLocked(c.earlier)
 	}
-	return ok
+	return c, ok
 }
 
 func (p *proof[S]) dropFailureLocked(s S) {
@@ -191,12 +196,12 @@ func (p *proof[S]) noteLocked() {
 }
 
 // without says that topics are settled for which nothing has to be written.
-func (p *proof[S]) without(subs []S) {
+func (p *proof[S]) without(b reconcile.Batch[S]) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	for _, s := range subs {
+	for i, s := range b.Subs {
 		p.forgetLocked(s)
-		p.tellLocked(s)
+		p.tellLocked(s, b.Nums[i])
 	}
 	p.noteLocked()
 }
@@ -222,27 +227,28 @@ func (p *proof[S]) failLocked(s S, f failure) {
 		p.failed = make(map[S]failure)
 	}
 	p.failed[s] = f
-	p.tellLocked(s)
+	p.tellLocked(s, f.num)
 }
 
 // settleLocked ends a claim.
 func (p *proof[S]) settleLocked(s S) {
-	if !p.dropClaimLocked(s) {
+	c, ok := p.dropClaimLocked(s)
+	if !ok {
 		return
 	}
 	p.last = time.Now()
 	if p.acks {
 		p.answered = append(p.answered, s)
 	}
-	p.tellLocked(s)
+	p.tellLocked(s, c.num)
 }
 
-func (p *proof[S]) tellLocked(s S) {
+func (p *proof[S]) tellLocked(s S, num uint64) {
 	if p.telling.Load() {
 		if p.told == nil {
-			p.told = make(map[S]time.Time)
+			p.told = make(map[S]told)
 		}
-		p.told[s] = time.Now()
+		p.told[s] = told{time.Now(), num}
 	}
 }
 
@@ -265,8 +271,16 @@ func (p *proof[S]) tell(yes bool) {
 	}
 }
 
+// toldUnder reports whether a claim of s ended under this number, or a newer one, and was not taken.
+func (p *proof[S]) toldUnder(s S, num uint64) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	t, ok := p.told[s]
+	return ok && t.num >= num
+}
+
 // takeTold returns what was proven, or failed, since the last call.
-func (p *proof[S]) takeTold() map[S]time.Time {
+func (p *proof[S]) takeTold() map[S]told {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	told := p.told

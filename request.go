@@ -114,7 +114,7 @@ func (c *session[S]) request(now time.Time, id uint64, b reconcile.Batch[S], msg
 // needsNoWriting settles a batch for which the handler has nothing to say.
 func (c *session[S]) needsNoWriting(b reconcile.Batch[S]) {
 	if b.Kind != reconcile.Unsubscribe {
-		c.proof.without(b.Subs)
+		c.proof.without(b)
 		c.applied.Done(b)
 		return
 	}
