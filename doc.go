@@ -25,14 +25,39 @@
 //   - No panic of a callback, no peer and no configuration that New accepts ends a shard in silence: it is live, on its way,
 //     or parked, and an event says so.
 //   - Stop returns within its context, and then no socket is open. No credential is in any error, log record, event or metric.
+//   - Callbacks may block: that slows their shard down and nothing else, the peer feels it as back-pressure, and no deadline
+//     counts the time. Everything may be called from everywhere; Stop, Sync and HotSwitchover do not wait inside a callback.
+//   - What a peer can make the process hold is bounded: one message, all unfinished ones together, what a switchover holds. Dials
+//     to a host keep to a budget and to one gate.
+//
+// docs/promises.md names the test of each promise.
 //
 // # Where things are
 //
-// Callbacks may block: that slows their shard down and nothing else, the peer feels it as back-pressure, and no deadline
-// counts the time. Everything may be called from everywhere; Stop, Sync and HotSwitchover do not wait inside a callback.
+// The contract: handler.go (what the application implements), config.go (what can be set; validate.go: what New refuses),
+// errors.go, events.go, metrics.go, marshal.go (how they look in JSON and in a log), inspect.go (what can be asked).
 //
-// manager.go: how a manager begins and ends. subscribe.go: where a subscription goes. shard.go: how a shard keeps one session
-// live. attempt.go and dialer.go: how a connection is opened. gate.go: when it may be. session.go, read.go, write.go, request.go:
-// one connection. switchover.go, cutover.go, relay.go, proof.go: how it is replaced. health.go: when it is sick. gap.go: what was
-// missed.
+// The manager: manager.go (how it begins and ends), subscribe.go (where a subscription goes), sync.go (when it is true on the
+// server), capabilities.go (which optional interfaces the handler has), guard.go (how it is called), panics.go and note.go (how that
+// is logged).
+//
+// A shard: shard.go (how it keeps one session live), backoff.go (when it tries again), gap.go (what was missed), freshness.go
+// (which topics have data).
+//
+// Opening a connection: attempt.go (the steps), dialer.go and proxy.go (the way), gate.go, limiter.go and internal/gate (when it may begin),
+// judge.go and socketerrors.go (what a failure says of the host), redact.go (how an address is shown).
+//
+// A connection: session.go (how it lives and ends), read.go (a message that comes), write.go (what is written, and when), request.go
+// (the next request), outbox.go (what else waits to be written), pace.go (may it leave), health.go (is it sick), proof.go and answer.go
+// (which topics are proven).
+//
+// Replacing one: trigger.go (who asks), switchover.go (the steps), cutover.go (when), relay.go (what is held).
+//
+// Small things: util.go; race.go and norace.go (what a race build does besides).
+//
+// Inside: internal/reconcile (wanted and written), internal/placement (which shard), internal/wsconn (one socket). For tests and
+// programs: internal/wstest (a scripted net for bubbles), internal/feed (a numbered feed on loopback), internal/house (the rules of this
+// tree), and modules of their own: internal/bench, internal/mutate, internal/egress and internal/integration (real proxies, real servers).
+//
+// In docs: architecture, promises, debugging at night, decisions.
 package wsshard
