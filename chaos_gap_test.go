@@ -76,6 +76,7 @@ func (c *chaos) provenBy(ev wsshard.Event[string], conn chaosConn) (by time.Time
 			by = latest(by, lost.at)
 		}
 	}
+	known := by
 	for _, topic := range ev.Subs {
 		proven := time.Time{}
 		for _, e := range c.encoded[topic] { // without a word of the server: AckTimeout for each of two requests, or Settle
@@ -91,7 +92,8 @@ func (c *chaos) provenBy(ev wsshard.Event[string], conn chaosConn) (by time.Time
 			}
 		}
 		for _, sp := range c.wanted[topic] {
-			if !sp.to.IsZero() && sp.to.After(ev.From) && !sp.to.After(ev.Time) && !c.wantedAt(topic, sp.to) {
+			anew := sp.to.Before(known) && c.wantedAt(topic, known) // by the time that the loss was known of
+			if !sp.to.IsZero() && sp.to.After(ev.From) && !sp.to.After(ev.Time) && !c.wantedAt(topic, sp.to) && !anew {
 				proven = latest(time.Time{}, earliest(proven, sp.to))
 			}
 		}

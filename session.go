@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"slices"
 	"sync/atomic"
 	"time"
 
@@ -342,7 +343,7 @@ func (c *session[S]) closeConn() {
 		t.Stop()
 	}
 	c.conn.Kill()
-	c.carried = append(c.applied.List(), c.applied.Leaving()...)
+	c.carried = slices.Concat(c.applied.List(), c.applied.Leaving(), c.applied.Off())
 	c.applied.Close()
 	c.passOn()
 }

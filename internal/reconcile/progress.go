@@ -49,6 +49,16 @@ func (a *Applied[S]) List() []S { return slices.AppendSeq(make([]S, 0, len(a.on)
 // Leaving returns the topics that the server may carry yet, in no order.
 func (a *Applied[S]) Leaving() []S { return slices.Collect(maps.Keys(a.leaving)) }
 
+// Off returns the topics that were dropped to be subscribed again, and have not been.
+func (a *Applied[S]) Off() (off []S) {
+	for _, t := range a.first {
+		if _, on := a.on[t.s]; !on {
+			off = append(off, t.s)
+		}
+	}
+	return off
+}
+
 // Since returns the topics that are wanted under a number above num.
 func (d *Desired[S]) Since(num uint64) []S {
 	d.mu.Lock()
