@@ -49,7 +49,7 @@
 //
 // A connection: session.go (how it lives and ends), read.go (a message that comes), write.go (what is written, and when), request.go
 // (the next request), outbox.go (what else waits to be written), pace.go (may it leave), health.go (is it sick), proof.go and answer.go
-// (which topics are proven).
+// (which topics are proven), told.go (what gaps hear of that).
 //
 // Replacing one: trigger.go (who asks), switchover.go (the steps), cutover.go (when), relay.go (what is held).
 //

@@ -15,6 +15,10 @@ const maxReplies = 64
 // until none has come for as long as pongs are apart.
 const mostPings = 16
 
+// pongSpacing is the least time between two pongs: a flood of pings costs no more than that. Pings that came together are
+// answered together, as long as that makes no more in the long run.
+const pongSpacing = 100 * time.Millisecond
+
 // outbox holds what others want the write loop to write.
 type outbox struct {
 	mu      sync.Mutex    // protects following fields; under it only that of the outbox that takes over is locked

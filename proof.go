@@ -51,12 +51,6 @@ type claim struct {
 	earlier uint64    // the request before, which was unanswered; 0: none
 }
 
-// told is the end of a claim.
-type told struct {
-	at  time.Time
-	num uint64
-}
-
 // departure is one unsubscription that is not answered.
 type departure struct {
 	request uint64
@@ -243,15 +237,6 @@ func (p *proof[S]) settleLocked(s S) {
 	p.tellLocked(s, c.num)
 }
 
-func (p *proof[S]) tellLocked(s S, num uint64) {
-	if p.telling.Load() {
-		if p.told == nil {
-			p.told = make(map[S]told)
-		}
-		p.told[s] = told{time.Now(), num}
-	}
-}
-
 // goneLocked ends an unsubscription.
 func (p *proof[S]) goneLocked(s S) {
 	if d, ok := p.leaving[s]; ok {
@@ -259,33 +244,6 @@ func (p *proof[S]) goneLocked(s S) {
 		p.doneLocked(d.request)
 		p.left = append(p.left, s)
 	}
-}
-
-// tell has what is proven from now on remembered until takeTold, or not.
-func (p *proof[S]) tell(yes bool) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.telling.Store(yes)
-	if !yes {
-		p.told = nil
-	}
-}
-
-// toldUnder reports whether a claim of s ended under this number, or a newer one, and was not taken.
-func (p *proof[S]) toldUnder(s S, num uint64) bool {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	t, ok := p.told[s]
-	return ok && t.num >= num
-}
-
-// takeTold returns what was proven, or failed, since the last call.
-func (p *proof[S]) takeTold() map[S]told {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	told := p.told
-	p.told = nil
-	return told
 }
 
 // data settles the topics that a message names, and says whether that left nothing unproven.

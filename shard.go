@@ -3,6 +3,7 @@ package wsshard
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"sync"
 	"sync/atomic"
@@ -185,43 +186,6 @@ func (s *shard[S]) hold(ctx context.Context, cur *session[S], fresh bool) (cause
 			age.Reset(s.renewals.delay())
 		}
 	}
-}
-
-// lifetime is how long a connection may live. One that no connection of ours made way for draws from the upper half of the
-// interval, later ones lose up to a tenth: those that began together, or were lost together, do not end together. Without a
-// limit it is a very long time.
-func (s *shard[S]) lifetime(fresh bool) time.Duration {
-	d := s.m.cfg.Connection.ProactiveReconnectInterval
-	if d <= 0 {
-		return 1 << 62
-	}
-	spread := float64(d) / 10
-	if fresh {
-		spread = float64(d) / 2
-	}
-	return d - time.Duration(s.uniform()*spread)
-}
-
-// grownOld replaces a session because of its age, when its turn in the rotation has come (slot). It says when to look again,
-// and whether that is its turn. A shard that has been emptied is left alone until it has a topic again, and so is one whose
-// host allows one connection for a key: there a new connection would cost a gap for no reason.
-func (s *shard[S]) grownOld(cur *session[S], slot bool) (again time.Duration, isSlot bool) {
-	const never = 1 << 62
-	switch {
-	case s.desired.Len() == 0 && cur.upto.Load() > 0:
-		return s.m.cfg.Connection.ProactiveReconnectInterval / 32, false
-	case s.m.cfg.DisableHotSwitchover:
-		if !slot {
-			return s.run.gate.Slot(), true
-		}
-		cur.end(ErrMaxLifetime)
-	case s.closesFirst():
-	case !slot:
-		return s.run.gate.Slot(), true
-	default:
-		s.ask(&move{trigger: triggerLifetime, class: gate.Routine})
-	}
-	return never, false
 }
 
 // closesFirst reports whether a new connection takes the place of the old one only when that is closed: switchovers are
@@ -451,4 +415,35 @@ func (s *shard[S]) silent(hadData bool, after time.Duration) {
 	} else {
 		s.quiet.Store(int64(max(base, min(2*after, maxQuiet))))
 	}
+}
+
+// Reconnect breaks the shard's connection and makes a new one, at once; it revives a parked shard. It does not wait. A shard
+// that is connecting goes on. ErrUnknownShard, ErrStopped, ErrNotConnected before Start.
+func (m *ShardManager[S]) Reconnect(shardID int) error {
+	s, err := m.shardOf(shardID)
+	if err != nil {
+		return err
+	}
+	s.askReconnect()
+	s.stats.set(func(st *shardStats) {
+		if st.state == ShardParked { // from here on it is not: Subscribe and Sync may follow at once
+			st.state = ShardConnecting
+		}
+	})
+	m.suspend(s, false)
+	return nil
+}
+
+// errParked is what a shard that gave up answers: it is down, too.
+var errParked = fmt.Errorf("%w: %w", ErrNotConnected, ErrShardParked)
+
+// whyDown says why a shard has no live connection.
+func (s *shard[S]) whyDown() error {
+	err := ErrNotConnected
+	s.stats.set(func(st *shardStats) {
+		if st.state == ShardParked {
+			err = errParked
+		}
+	})
+	return err
 }

@@ -317,3 +317,18 @@ func (m *ShardManager[S]) isKey(sub S) (ok bool) {
 	_, ok = map[S]struct{}{sub: {}}[sub]
 	return ok
 }
+
+// shardOf returns a shard that can be talked to.
+func (m *ShardManager[S]) shardOf(id int) (*shard[S], error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	switch {
+	case m.phase == stopped || m.phase == restarting:
+		return nil, ErrStopped
+	case id < 0 || id >= len(m.life.shards):
+		return nil, ErrUnknownShard
+	case m.phase != running:
+		return nil, ErrNotConnected
+	}
+	return m.life.shards[id], nil
+}

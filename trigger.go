@@ -43,6 +43,38 @@ func (mv *move) end(err error) {
 	close(mv.done)
 }
 
+// HotSwitchover replaces the shard's connection and returns when the new one has taken over; it joins a switchover in
+// progress. On error the old connection is untouched: ErrSwitchoverTimeout, ErrSwitchoverHold, ErrCircuitOpen, a *DialError.
+// ErrNotConnected when the shard is down, with ErrShardParked when it gave up; ErrUnknownShard, ErrStopped. A ctx that ends
+// aborts the switchover, unless something else asked for it too. ErrInCallback: it has begun.
+func (m *ShardManager[S]) HotSwitchover(ctx context.Context, shardID int) error {
+	s, err := m.shardOf(shardID)
+	if err != nil {
+		return err
+	}
+	if s.live.Load() == nil {
+		return s.whyDown()
+	}
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	mv := s.ask(&move{trigger: triggerCall, class: gate.Asked})
+	if s.live.Load() == nil && !s.closesFirst() { // lost in between: its loop may have looked already
+		s.leaveMove(mv)
+		return s.whyDown()
+	}
+	if m.inCallback(ctx) {
+		return ErrInCallback // its caller is counted for good: nothing aborts it
+	}
+	select {
+	case <-mv.done:
+		return mv.err
+	case <-ctx.Done():
+		s.leaveMove(mv)
+		return context.Cause(ctx)
+	}
+}
+
 // ask asks for a switchover as mv describes, or joins the one that is asked for already.
 func (s *shard[S]) ask(mv *move) *move {
 	s.mu.Lock()
@@ -184,4 +216,41 @@ func (s *shard[S]) heed(c *session[S]) {
 	default:
 		s.ask(&move{trigger: triggerNotice, class: gate.Routine})
 	}
+}
+
+// lifetime is how long a connection may live. One that no connection of ours made way for draws from the upper half of the
+// interval, later ones lose up to a tenth: those that began together, or were lost together, do not end together. Without a
+// limit it is a very long time.
+func (s *shard[S]) lifetime(fresh bool) time.Duration {
+	d := s.m.cfg.Connection.ProactiveReconnectInterval
+	if d <= 0 {
+		return 1 << 62
+	}
+	spread := float64(d) / 10
+	if fresh {
+		spread = float64(d) / 2
+	}
+	return d - time.Duration(s.uniform()*spread)
+}
+
+// grownOld replaces a session because of its age, when its turn in the rotation has come (slot). It says when to look again,
+// and whether that is its turn. A shard that has been emptied is left alone until it has a topic again, and so is one whose
+// host allows one connection for a key: there a new connection would cost a gap for no reason.
+func (s *shard[S]) grownOld(cur *session[S], slot bool) (again time.Duration, isSlot bool) {
+	const never = 1 << 62
+	switch {
+	case s.desired.Len() == 0 && cur.upto.Load() > 0:
+		return s.m.cfg.Connection.ProactiveReconnectInterval / 32, false
+	case s.m.cfg.DisableHotSwitchover:
+		if !slot {
+			return s.run.gate.Slot(), true
+		}
+		cur.end(ErrMaxLifetime)
+	case s.closesFirst():
+	case !slot:
+		return s.run.gate.Slot(), true
+	default:
+		s.ask(&move{trigger: triggerLifetime, class: gate.Routine})
+	}
+	return never, false
 }

@@ -1,0 +1,47 @@
+package wsshard
+
+import "time"
+
+// This file answers: what do the gaps of a shard hear of a connection's topics?
+
+// told is the end of a claim.
+type told struct {
+	at  time.Time
+	num uint64
+}
+
+// tell has what is proven from now on remembered until takeTold, or not.
+func (p *proof[S]) tell(yes bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.telling.Store(yes)
+	if !yes {
+		p.told = nil
+	}
+}
+
+// toldUnder reports whether a claim of s ended under this number, or a newer one, and was not taken.
+func (p *proof[S]) toldUnder(s S, num uint64) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	t, ok := p.told[s]
+	return ok && t.num >= num
+}
+
+// takeTold returns what was proven, or failed, since the last call.
+func (p *proof[S]) takeTold() map[S]told {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	told := p.told
+	p.told = nil
+	return told
+}
+
+func (p *proof[S]) tellLocked(s S, num uint64) {
+	if p.telling.Load() {
+		if p.told == nil {
+			p.told = make(map[S]told)
+		}
+		p.told[s] = told{time.Now(), num}
+	}
+}
