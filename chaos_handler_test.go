@@ -311,6 +311,12 @@ func (c *chaos) OnEvent(ev wsshard.Event[string]) {
 	c.story = append(c.story, storyOf(ev, c.begin))
 	conn := chaosConn{c.life, ev.ShardID, ev.Generation}
 	switch ev.Kind {
+	case wsshard.EventSubscriptionRejected:
+		if errors.Is(ev.Err, wsshard.ErrAckTimeout) {
+			for _, topic := range ev.Subs {
+				c.givenUp[topic] = append(c.givenUp[topic], givenUp{ev.Time, conn})
+			}
+		}
 	case wsshard.EventSwitchoverStarted:
 		c.switching[ev.ShardID] = true
 		if most := c.turnsAtOnce(); most > 0 && len(c.switching) > most {
@@ -324,7 +330,7 @@ func (c *chaos) OnEvent(ev wsshard.Event[string]) {
 	case wsshard.EventSwitchoverDone:
 		delete(c.switching, ev.ShardID)
 		forced := ev.Switchover.Proof == "none"
-		c.took[conn] = takeover{ev.Time, true, forced}
+		c.took[conn] = takeover{ev.Time, true, forced, c.trait.Hold == "messages" && ev.Switchover.Held >= chaosHold}
 		if c.drove.note("proof by " + ev.Switchover.Proof); forced {
 			c.drove.note("cut without proof")
 		}

@@ -15,7 +15,7 @@ import (
 //
 //   - its own callback lost it, which is counted
 //   - the topic was off to be asked for again, on a connection that lived: until it was on there
-//   - the server had rejected it, and had not taken it since
+//   - the server had rejected it, and had not taken it since; or EventSubscriptionRejected has said that nobody answered
 //   - nobody answers, and the server took longer than Settle to honour the request
 //   - Stop came, and so no Gap could
 //
@@ -123,6 +123,9 @@ func (c *chaos) rejectedBy(topic string, history []onSpan, at time.Time, sp span
 		if sp.mine(on.conn) && on.has(at) && on.has(at.Add(2*c.skew)) { // else what it had to send was lost with it
 			return false
 		}
+	}
+	if slices.ContainsFunc(c.givenUp[topic], func(r givenUp) bool { return sp.mine(r.conn) && !r.at.After(at) && !r.at.Before(sp.from) }) {
+		return true
 	}
 	return slices.ContainsFunc(c.refusals[topic], func(r refusal) bool {
 		return sp.mine(c.connOf(r.peer)) && !r.at.After(at) && !r.at.Before(sp.from)

@@ -16,7 +16,7 @@ import (
 //	I2  each number, from a subscription's first to its end, was delivered, lies in a reported gap, or was counted: its callback
 //	    panicked, or its sequence was refused (chaos_lost_test.go); what is wanted is delivered in the end
 //	I3  per topic and shard the numbers rise; a shard delivers one message at a time, all of one connection, then all of the next
-//	I4  no number twice, but, without keys, over the two connections of a switchover
+//	I4  no number twice, but over the two connections of a switchover, without keys or where more waited than keys are remembered
 //	I5  with nothing but switchovers there is no gap but for one that was forced, and no connection is lost
 //	I6  Stop returns within its deadline, whenever it comes, and nothing is delivered afterwards
 //	I7  nothing is left after Stop: goroutines (the bubble sees to that), sockets
@@ -146,7 +146,7 @@ func (c *chaos) twice(before []chaosConn, by chaosConn, once bool) bool {
 		sameShard := conn.life == by.life && conn.shard == by.shard
 		switch {
 		case !sameShard && !once:
-		case sameShard && conn.gen < by.gen && c.trait.Keys == "none" && c.took[by].switchover && c.neighbours(conn, by):
+		case sameShard && conn.gen < by.gen && (c.trait.Keys == "none" || c.took[by].full) && c.took[by].switchover && c.neighbours(conn, by):
 			c.drove.note("twice over a switchover")
 		default:
 			return true

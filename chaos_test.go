@@ -91,6 +91,7 @@ const (
 	chaosWindow = 10 * time.Second
 	chaosStop   = 10 * time.Second // a Stop's deadline
 	chaosAck    = 4 * time.Second  // AckTimeout
+	chaosHold   = 80               // HoldMessages, where a hold is to fill; as many keys are remembered
 	chaosSettle = 1500 * time.Millisecond
 	chaosLinger = 250 * time.Millisecond
 )
@@ -117,7 +118,8 @@ type chaos struct {
 	answers    *rand.Rand // of the server
 	honest     bool       // from now on it answers as it should
 	refusals   map[string][]refusal
-	requests   map[chaosConn]int // written
+	givenUp    map[string][]givenUp // that an event told of
+	requests   map[chaosConn]int    // written
 	honoured   map[*wstest.Peer]int
 	ticks      map[string][]tickLog
 	wanted     map[string][]span
@@ -164,6 +166,7 @@ type takeover struct {
 	at         time.Time
 	switchover bool
 	forced     bool // without proof
+	full       bool // as much waited as may: more keys of the old connection came by than are remembered
 }
 
 // loss is one that must be told of by a Gap.
@@ -186,6 +189,12 @@ type delivery struct {
 // encoding is a topic in a request that was encoded.
 type encoding struct {
 	sign byte
+	at   time.Time
+	conn chaosConn
+}
+
+// givenUp is a topic that was asked for twice and not answered, as an event said.
+type givenUp struct {
 	at   time.Time
 	conn chaosConn
 }
@@ -223,7 +232,7 @@ func newChaos(t *testing.T, seed uint64, drove *driven) *chaos {
 	c := &chaos{
 		t: t, seed: seed, drove: drove, net: wstest.NewNet(), begin: time.Now(), turn: make(chan struct{}, 1),
 		trait: chaosTraitOf(seed), answers: rand.New(rand.NewPCG(seed, 1)),
-		refusals: map[string][]refusal{}, requests: map[chaosConn]int{}, honoured: map[*wstest.Peer]int{},
+		refusals: map[string][]refusal{}, givenUp: map[string][]givenUp{}, requests: map[chaosConn]int{}, honoured: map[*wstest.Peer]int{},
 		ticks: map[string][]tickLog{}, wanted: map[string][]span{}, encoded: map[string][]encoding{}, got: map[string][]delivery{},
 		panicked: map[string]bool{}, dropped: map[string]bool{}, again: map[string][]time.Time{}, turns: map[int]uint64{},
 		down: map[int]wsshard.Event[string]{}, heard: map[int]time.Time{}, reset: map[int]uint64{}, inside: map[int]int{},
@@ -274,7 +283,7 @@ func (c *chaos) config() wsshard.Config {
 	}
 	switch c.trait.Hold {
 	case "messages":
-		cfg.Switchover.HoldMessages = 80
+		cfg.Switchover.HoldMessages = chaosHold
 	case "bytes":
 		cfg.Switchover.HoldBytes = 600
 	}
@@ -324,7 +333,7 @@ func (c *chaos) run(total *chaosTotals) {
 	c.published = time.Now()
 	others.Wait() // I9
 	time.Sleep(5 * time.Second)
-	for calm := 0; calm < 50; calm++ { // else a topic is on two connections or none, or the server has not heard of the end of one
+	for calm := 0; calm < 100; calm++ { // else a topic is on two connections or none, or the server has not heard of the end of one
 		if !c.atRest() {
 			calm = 0
 		}

@@ -48,7 +48,8 @@ func (k EventKind) String() string {
 // at which the last of its topics was proven on a new one, had failed there, or was wanted no more; it is sent then. There is one
 // for every connection that was lost, every silent one that was replaced, every cutover without proof or with a drain that
 // failed, where a topic was on; and for topics that the library itself unsubscribed to ask for them again. Subs are all that
-// were on since From, also those that were unsubscribed meanwhile; what came later neither belongs to it nor holds it up.
+// were on since From, also those that were unsubscribed meanwhile, and those whose unsubscription was not answered, though an
+// Acknowledger would have told, since Sure; what came later neither belongs to it nor holds it up.
 //
 // What was missed lies between Sure and To. Sure is the writing of the last ping that was answered, less Linger (the
 // connection's beginning, if there was none): the network may have held back what the server sent before From, but what it

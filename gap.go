@@ -21,8 +21,9 @@ type gap[S comparable] struct {
 
 // letGo is a topic that a connection carried up to an instant, or may have.
 type letGo[S comparable] struct {
-	sub S
-	at  time.Time
+	sub     S
+	at      time.Time
+	overdue bool // it was never answered: what came before that may be held back by the network
 }
 
 // offs are the topics that were let go of on a connection, oldest first: its next loss may have begun before that. The write
@@ -33,12 +34,12 @@ type offs[S comparable] struct {
 }
 
 // note adds topics that the server carries no more, and lets go of what is older than since.
-func (o *offs[S]) note(subs []S, at, since time.Time) {
+func (o *offs[S]) note(subs []S, at time.Time, overdue bool, since time.Time) {
 	if o.last == nil {
 		o.last = make(map[S]time.Time, len(subs))
 	}
 	for _, s := range subs {
-		o.list = append(o.list, letGo[S]{s, at})
+		o.list = append(o.list, letGo[S]{s, at, overdue})
 		o.last[s] = at
 	}
 	n := 0
@@ -90,6 +91,15 @@ func (c *session[S]) earliest() time.Time {
 	if c.sh.dataTimeout() > 0 {
 		from = first(from, c.lastData())
 	}
+	return c.heldBack(from)
+}
+
+// heldBack returns the earliest instant at which a topic may have been on whose messages the network held back and lost.
+// Where nobody judges pongs it knows none: there the server may never answer a ping.
+func (c *session[S]) heldBack(from time.Time) time.Time {
+	if judgesPongs(c.m.cfg.Health) {
+		return first(from, c.sure())
+	}
 	return from
 }
 
@@ -115,12 +125,13 @@ func (s *shard[S]) linger() time.Duration { return max(0, s.m.cfg.Switchover.Lin
 // openGap begins a gap of what the ended session lost carried since then, less the server's skew.
 func (s *shard[S]) openGap(lost *session[S], from time.Time) {
 	g := s.lossOf(lost, from)
+	since := lost.heldBack(from).Add(-s.linger())
 	named := make(map[S]struct{}, len(lost.carried))
 	for _, sub := range lost.carried {
 		named[sub] = struct{}{}
 	}
 	for _, o := range lost.offs.list {
-		if !o.at.Before(g.from) {
+		if !o.at.Before(g.from) || o.overdue && !o.at.Before(since) {
 			named[o.sub] = struct{}{}
 		}
 	}
@@ -135,22 +146,21 @@ func (s *shard[S]) lossOf(lost *session[S], from time.Time) *gap[S] {
 	return &gap[S]{from: from, sure: first(from, lost.sure().Add(-s.linger())), after: lost.st.Generation, open: make(map[S]uint64)}
 }
 
-// openGapOfWantedAnew begins a gap of what cur went on with for want of an unsubscription, and what was wanted anew since next
-// had settled all up to a touch: the cutover did not wait until next has proven that.
-func (s *shard[S]) openGapOfWantedAnew(cur, next *session[S], upto uint64, l *leavers[S]) {
-	on := make(map[S]struct{}, len(cur.carried))
-	for _, sub := range cur.carried {
-		on[sub] = struct{}{}
+// openGapOfUnproven begins a gap of what cur went on with and next is not known to carry, though the cutover did not wait for it:
+// what was wanted anew since next had settled all up to a touch.
+func (s *shard[S]) openGapOfUnproven(cur, next *session[S], upto uint64, l *leavers[S]) {
+	anew := make(map[S]struct{})
+	for _, sub := range s.desired.Since(upto) {
+		if again := s.desired.AskedAgain([]S{sub}); len(again) == 0 || l.has(sub) { // else next carries it, and asks once more
+			anew[sub] = struct{}{}
+		}
 	}
 	var subs []S
 	g := s.lossOf(cur, cur.gapFrom(nil))
-	for _, sub := range s.desired.Since(upto) {
+	for _, sub := range cur.carried {
 		num, wanted := s.desired.Number(sub)
-		_, carried := on[sub]
-		if !wanted || !carried || next.proof.toldUnder(sub, num) {
-			continue
-		}
-		if again := s.desired.AskedAgain([]S{sub}); len(again) == 0 || l.has(sub) { // else next carries it, and asks once more
+		_, isAnew := anew[sub]
+		if wanted && isAnew && !next.proof.toldUnder(sub, num) {
 			subs = append(subs, sub)
 			g.open[sub] = num
 		}

@@ -110,8 +110,11 @@ func (h *health) due(now time.Duration, s wsconn.Signs, dataTimeout time.Duratio
 // recheck is how often a deadline that is near is looked at while the handler is busy.
 const recheck = 100 * time.Millisecond
 
-func (h *health) judgesPongs() bool {
-	return h.cfg.PingInterval > 0 && h.cfg.PongTimeout > 0 && h.cfg.FailureThreshold > 0
+func (h *health) judgesPongs() bool { return judgesPongs(h.cfg) }
+
+// judgesPongs reports whether a ping that is not answered has consequences.
+func judgesPongs(cfg HealthConfig) bool {
+	return cfg.PingInterval > 0 && cfg.PongTimeout > 0 && cfg.FailureThreshold > 0
 }
 
 func (h *health) began(s wsconn.Signs) time.Duration { return max(s.Began, h.graced) }

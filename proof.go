@@ -35,7 +35,8 @@ type proof[S comparable] struct {
 	failed   map[S]failure
 	refused  []S        // rejected since the write loop last looked
 	answered []S        // topics whose claim ended, or was late, since then
-	left     []S        // unsubscriptions that ended since then
+	left     []S        // unsubscriptions that were answered since then, or, without an Acknowledger, have settled
+	overdue  []S        // unsubscriptions that were not answered in time
 	told     map[S]told // proven or failed since tell
 	bySettle bool       // some topic is proven by nothing but time
 	last     time.Time  // when a topic was proven last, or failed
@@ -106,11 +107,7 @@ func (p *proof[S]) wrote(request uint64, b reconcile.Batch[S], now time.Time) (a
 				again = true
 			}
 		}
-		if d, ok := p.leaving[s]; ok {
-			delete(p.leaving, s)
-			p.doneLocked(d.request)
-			c.again = true
-		}
+		c.again = c.again || p.dropDepartureLocked(s)
 		c.again = c.again || p.lately != nil && p.lately(s)
 		p.claims[s] = c
 		p.queue = append(p.queue, claimed[S]{s, request, now})
@@ -186,7 +183,7 @@ func (p *proof[S]) noteLocked() {
 		p.requests = nil
 	}
 	p.open.Store(p.claims != nil)
-	p.busy.Store(len(p.queue)+len(p.refused)+len(p.answered)+len(p.left) > 0)
+	p.busy.Store(len(p.queue)+len(p.refused)+len(p.answered)+len(p.left)+len(p.overdue) > 0)
 }
 
 // without says that topics are settled for which nothing has to be written.
@@ -239,11 +236,18 @@ func (p *proof[S]) settleLocked(s S) {
 
 // goneLocked ends an unsubscription.
 func (p *proof[S]) goneLocked(s S) {
-	if d, ok := p.leaving[s]; ok {
-		delete(p.leaving, s)
-		p.doneLocked(d.request)
+	if p.dropDepartureLocked(s) {
 		p.left = append(p.left, s)
 	}
+}
+
+func (p *proof[S]) dropDepartureLocked(s S) (dropped bool) {
+	d, ok := p.leaving[s]
+	if ok {
+		delete(p.leaving, s)
+		p.doneLocked(d.request)
+	}
+	return ok
 }
 
 // data settles the topics that a message names, and says whether that left nothing unproven.
@@ -295,6 +299,9 @@ func (p *proof[S]) expireLocked(now time.Time) (redo, failed []S) {
 		}
 		p.queue = p.queue[1:]
 		switch {
+		case leaves && p.acks:
+			p.dropDepartureLocked(q.sub)
+			p.overdue = append(p.overdue, q.sub)
 		case leaves:
 			p.goneLocked(q.sub)
 		case !claimed, p.detector:
@@ -325,13 +332,13 @@ func (p *proof[S]) due() (at time.Time, ok bool) {
 }
 
 // takeEnded returns the topics whose claims, and those whose unsubscriptions ended since the last call.
-func (p *proof[S]) takeEnded() (answered, left []S) {
+func (p *proof[S]) takeEnded() (answered, left, overdue []S) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	answered, left = p.answered, p.left
-	p.answered, p.left = nil, nil
+	answered, left, overdue = p.answered, p.left, p.overdue
+	p.answered, p.left, p.overdue = nil, nil, nil
 	p.noteLocked()
-	return answered, left
+	return answered, left, overdue
 }
 
 // settledByTime reports whether time alone proved some topic.

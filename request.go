@@ -204,11 +204,14 @@ func (c *session[S]) settleAnswers(now time.Time, next *alarm) {
 	at := c.claimTime(now)
 	redo, failed := c.proof.expire(at)
 	c.applied.Redo(redo...)
-	answered, left := c.proof.takeEnded()
+	answered, left, overdue := c.proof.takeEnded()
 	c.applied.Answered(answered...)
-	if len(left) > 0 {
+	if len(left)+len(overdue) > 0 {
 		c.applied.Left(left...)
-		c.offs.note(left, now, c.earliest().Add(-c.sh.linger()))
+		c.applied.Left(overdue...)
+		since := c.earliest().Add(-c.sh.linger())
+		c.offs.note(left, now, false, since)
+		c.offs.note(overdue, now, true, since)
 	}
 	if len(failed) > 0 {
 		c.rejected(failed, ErrAckTimeout)

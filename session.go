@@ -98,6 +98,7 @@ type session[S comparable] struct {
 	answeredAt atomic.Int64  // marked: the writing of the last ping that was answered
 	warned     atomic.Int64  // how old the connection was when a notice came last that nobody has heeded, plus 1 ns; 0: none came
 	complete   atomic.Bool   // it was read until the peer closed it
+	openUntil  atomic.Int64  // marked: until when the peer had not closed for certain, where the reader was behind; 0: until the reader saw it
 	silentAt   atomic.Int64  // marked: see gapFrom, as it was when it was found silent; 0: it was not, or it has data again
 	dataThen   atomic.Int64  // dataAt when it was found silent
 	unread     atomic.Int64  // on the connection's clock: what came since may be undelivered; 0: nothing is
@@ -220,9 +221,18 @@ func (c *session[S]) readToEnd(err error, returned bool) {
 	signs := c.conn.Signs()
 	closed := errors.Is(err, io.ErrUnexpectedEOF) && !signs.Begun || errors.As(err, &ce) && !ce.Local
 	c.complete.Store(returned && closed && c.unread.Load() == 0)
+	if closed && !signs.Current && (ce == nil || ce.Code != 1000) { // no answer to our close frame for certain
+		c.openUntil.Store(mark(signs.Idle))
+	}
 	if !signs.Current || !returned {
 		c.leaveUnread(signs.Idle)
 	}
+}
+
+// closedBefore reports whether the peer may have closed before then, unseen by a reader that was behind.
+func (c *session[S]) closedBefore(at time.Time) bool {
+	until := c.openUntil.Load()
+	return until != 0 && c.conn.At(clocked(until)).Before(at)
 }
 
 // leaveUnread notes that from here on messages may be lost unread. The earliest such instant counts.

@@ -231,8 +231,10 @@ func (ch *change[S]) cutOver(ctx context.Context) {
 		s.openGap(cur, cur.gapFrom(silent))
 	case ch.report.Proof == "none", !cur.complete.Load():
 		s.openGap(cur, cur.gapFrom(nil))
+	case cur.closedBefore(ch.readyAt): // then neither has brought what came until next was proven
+		s.openGap(cur, cur.conn.At(clocked(cur.openUntil.Load())))
 	default:
-		s.openGapOfWantedAnew(cur, next, ch.carriedUpto, ch.leavers)
+		s.openGapOfUnproven(cur, next, ch.carriedUpto, ch.leavers)
 	}
 	if s.noticed.Store(0); ch.mv.noticed { // before it can hear one as the session that delivers
 		s.noticed.Store(next.st.Generation)
