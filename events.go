@@ -54,7 +54,8 @@ func (k EventKind) String() string {
 // What was missed lies between Sure and To. Sure is the writing of the last ping that was answered, less Linger (the
 // connection's beginning, if there was none): the network may have held back what the server sent before From, but what it
 // sent before Sure has come. A backfill by the server's own times begins there. While a shard has no connection, topics that
-// are unsubscribed take their part of its Gap along, which is told at once.
+// are unsubscribed take their part of its Gap along, which is told at once; and Stop ends all that are open. What was under way
+// when Stop came is in none.
 type Event[S comparable] struct {
 	Kind       EventKind
 	ShardID    int               // -1: none

@@ -283,6 +283,20 @@ func (s *shard[S]) leaves(subs []S) (told []*gap[S]) {
 	return append(told, s.overLocked()...)
 }
 
+// endGaps tells of all that is missed yet: Stop forgets what was wanted.
+func (s *shard[S]) endGaps() {
+	now := time.Now()
+	s.mu.Lock()
+	for _, g := range s.gaps {
+		for sub := range g.open {
+			g.end(sub, now)
+		}
+	}
+	over := s.overLocked()
+	s.mu.Unlock()
+	s.tellGaps(over, 0)
+}
+
 // tellGaps says of gaps that they are over; gen is the connection that ended them.
 func (s *shard[S]) tellGaps(over []*gap[S], gen uint64) {
 	for _, g := range over {

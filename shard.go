@@ -340,6 +340,7 @@ func (s *shard[S]) stopped() {
 	s.mu.Lock()
 	s.over = true
 	s.mu.Unlock()
+	s.endGaps()
 	s.answerMove(ErrStopped)
 	s.failWaits(ErrStopped)
 }
