@@ -211,10 +211,6 @@ type interval struct {
 	from, to time.Time
 }
 
-func (b interval) has(at time.Time, margin time.Duration) bool {
-	return at.After(b.from.Add(-margin)) && at.Before(b.to.Add(margin))
-}
-
 // span is a time during which a topic was wanted; to is zero while it is.
 type span struct {
 	from, to    time.Time

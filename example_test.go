@@ -83,6 +83,8 @@ func stop(m *wsshard.ShardManager[string]) {
 	}
 }
 
+var _ wsshard.Handler[string] = (*exampleQueue)(nil)
+
 // exampleQueue is a handler whose work is done by another goroutine.
 type exampleQueue struct {
 	exampleFeed

@@ -134,7 +134,7 @@ func wrap(text string, indent int) string {
 		at := strings.LastIndex(string([]rune(text)[:width+1]), " ")
 		if len(strings.TrimSpace(text[:max(at, 0)])) == 0 {
 			at = strings.Index(strings.TrimLeft(text, " "), " ") + len(text) - len(strings.TrimLeft(text, " "))
-			if strings.Index(strings.TrimLeft(text, " "), " ") < 0 {
+			if !strings.Contains(strings.TrimLeft(text, " "), " ") {
 				break
 			}
 		}

@@ -243,7 +243,7 @@ func TestSingleConnection(t *testing.T) {
 		a.leave(Up)
 		time.Sleep(15*time.Minute - 1)
 		s.wantIn([]*guest{r})
-		time.Sleep(1)
+		time.Sleep(time.Nanosecond)
 		s.wantIn([]*guest{r}, "r")
 	})
 	for name, codes := range map[string][]int{"displacing": {4001, 4001, 4001}, "other codes": {4001, 4002, 4001}} {
