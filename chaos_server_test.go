@@ -10,7 +10,7 @@ import (
 	"github.com/seed-829c304d/wsshard/internal/wstest"
 )
 
-// This file answers: how does the server of chaos answer?
+// This file answers: how does the server of chaos answer? All of it runs in synctest bubbles.
 
 // serve has the server answer as the trait Proof says.
 func (c *chaos) serve() {

@@ -147,7 +147,8 @@ func (s *shard[S]) lossOf(lost *session[S], from time.Time) *gap[S] {
 }
 
 // openGapOfUnproven begins a gap of what cur went on with and next is not known to carry, though the cutover did not wait for it:
-// what was wanted anew since next had settled all up to a touch.
+// what was wanted anew since next had settled all up to a touch. With an Unsubscriber that is a new subscription, of which nothing
+// is promised until it is proven.
 func (s *shard[S]) openGapOfUnproven(cur, next *session[S], upto uint64, l *leavers[S]) {
 	anew := make(map[S]struct{})
 	for _, sub := range s.desired.Since(upto) {

@@ -15,7 +15,7 @@ import (
 	"github.com/seed-829c304d/wsshard/internal/wstest"
 )
 
-// This file answers: what is told of a door, and what is learned of a venue that allows one connection for a key?
+// This file answers: what is told of a door, and what is learned of a venue that allows one connection for a key? All of it runs in synctest bubbles.
 
 // A door that is shut is in events, in Metrics.Doors and in one sentence of the log.
 func TestDoorIsTold(t *testing.T) {

@@ -15,7 +15,7 @@ import (
 )
 
 // This file answers: how soon is a fleet whole again, and how often does it dial meanwhile? All on defaults, at a venue that
-// takes 20 ms to refuse and 40 ms to accept. Each figure was chosen before the gate was written.
+// takes 20 ms to refuse and 40 ms to accept. Each figure was chosen before the gate was written. All of it runs in synctest bubbles.
 
 // A venue that is away, and refuses or is mute meanwhile.
 func TestFigureAway(t *testing.T) {

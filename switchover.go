@@ -233,7 +233,7 @@ func (ch *change[S]) cutOver(ctx context.Context) {
 		s.openGap(cur, cur.gapFrom(nil))
 	case cur.closedBefore(ch.readyAt): // then neither has brought what came until next was proven
 		s.openGap(cur, cur.conn.At(clocked(cur.openUntil.Load())))
-	default:
+	case s.m.caps.unsubscriber == nil: // cur went on with what was taken back, and may be wanted anew
 		s.openGapOfUnproven(cur, next, ch.carriedUpto, ch.leavers)
 	}
 	if s.noticed.Store(0); ch.mv.noticed { // before it can hear one as the session that delivers

@@ -9,7 +9,7 @@ import (
 	"time"
 )
 
-// This file answers: what do the bench, turns, budgets and keys do at a door?
+// This file answers: what do the bench, turns, budgets and keys do at a door? All of it runs in synctest bubbles.
 
 // A probe goes to the shard that failed least often in a row, and not to the one that probed last.
 func TestWhoProbes(t *testing.T) {
