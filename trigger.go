@@ -220,7 +220,7 @@ func (s *shard[S]) heed(c *session[S]) {
 
 // lifetime is how long a connection may live. One that no connection of ours made way for draws from the upper half of the
 // interval, later ones lose up to a tenth: those that began together, or were lost together, do not end together. Without a
-// limit it is a very long time.
+// limit it is a very long time. It is shorter than drawn by what it may have to wait for others.
 func (s *shard[S]) lifetime(fresh bool) time.Duration {
 	d := s.m.cfg.Connection.ProactiveReconnectInterval
 	if d <= 0 {
@@ -230,7 +230,8 @@ func (s *shard[S]) lifetime(fresh bool) time.Duration {
 	if fresh {
 		spread = float64(d) / 2
 	}
-	return d - time.Duration(s.uniform()*spread)
+	early := min(float64(s.run.gate.Lead()), float64(d)/10) // for the wait until its turn in the rotation
+	return d - time.Duration(early+s.uniform()*(spread-early))
 }
 
 // grownOld replaces a session because of its age, when its turn in the rotation has come (slot). It says when to look again,

@@ -106,10 +106,22 @@ func (g *Gate) Slot() time.Duration {
 	defer g.mu.Unlock()
 	now := time.Now()
 	at := later(g.routine, now)
-	if g.rules.Interval > 0 && g.shards > 0 {
-		g.routine = at.Add(g.rules.Interval / time.Duration(4*g.shards))
-	}
+	g.routine = at.Add(g.spacingLocked())
 	return at.Sub(now)
+}
+
+// Lead is how much earlier than it must be over a routine switchover should ask for its instant: a few others may be before it.
+func (g *Gate) Lead() time.Duration {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return time.Duration(max(0, min(3, g.shards-1))) * g.spacingLocked()
+}
+
+func (g *Gate) spacingLocked() time.Duration {
+	if g.rules.Interval <= 0 || g.shards <= 0 {
+		return 0
+	}
+	return g.rules.Interval / time.Duration(4*g.shards)
 }
 
 // State is what a ticket's holder has to do.
