@@ -151,7 +151,7 @@ func TestFigureBadCredentials(t *testing.T) {
 	figure(t, 500, 6, nil, func(f *fleet) {
 		f.v.Judge = bad(250)
 		f.start()
-		f.whole(250, 10*time.Minute)
+		f.whole(250, 30*time.Minute) // from cold; no figure is due for that
 		time.Sleep(10 * time.Minute)
 		for range 5 {
 			f.v.Conns()[0].End(nil)

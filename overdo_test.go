@@ -45,11 +45,12 @@ func TestFloodOfFramesWithoutData(t *testing.T) {
 				w.app.url = "ws://raw/"
 				s := w.serveRaw("raw:80", nil, func(conn *rawConn) {
 					conn.upgrade()
+					first := c.first
 					for end := time.Now().Add(c.until); time.Now().Before(end); time.Sleep(c.every) {
-						if _, err := io.WriteString(conn.Conn, c.first+c.frames); err != nil {
+						if _, err := io.WriteString(conn.Conn, first+c.frames); err != nil {
 							break
 						}
-						c.first = ""
+						first = ""
 					}
 					conn.gone()
 				})
