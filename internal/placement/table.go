@@ -37,7 +37,7 @@ func New[S comparable](strategy Strategy, limit int) *Table[S] {
 		chooser:   newChooser(strategy),
 	}
 	// A register counts in uint32, so "no limit" is the most it can count.
-	if limit <= 0 || t.limit > math.MaxUint32 {
+	if limit <= 0 || limit == math.MaxInt || t.limit > math.MaxUint32 {
 		t.limit, t.unlimited = math.MaxUint32, true
 	}
 	return t
