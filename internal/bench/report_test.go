@@ -131,7 +131,7 @@ func TestREADME(t *testing.T) {
 	if err := json.Unmarshal(text, m); err != nil {
 		t.Fatal(err)
 	}
-	for name, want := range map[string]string{"../../README.md": m.summary(), "RESULTS.md": m.markdown(), "results.svg": m.plot()} {
+	for name, want := range map[string]string{"../../docs/performance.md": m.summary(), "RESULTS.md": m.markdown(), "results.svg": m.plot()} {
 		if text, err := os.ReadFile(name); err != nil || !strings.Contains(string(text), want) {
 			t.Errorf("%s does not say this (%v):\n%s", name, err, want)
 		}

@@ -62,8 +62,9 @@ func TestHundredSwitchoversLoseNothing(t *testing.T) {
 			t.Logf("%d switchovers of %d shards under %.0f messages/s: %v", len(book.Reports), shards, float64(sum.published)/elapsed.Seconds(), sum)
 			t.Logf("proofs %v, held %d, duplicates dropped %d, Gap events %d; a switchover took p50 %v, p99 %v", proofs, held, metrics.DuplicatesDropped, len(book.Gaps),
 				took[switchovers/2].Round(time.Millisecond), took[switchovers*99/100].Round(time.Millisecond))
-			if len(book.Reports) != switchovers || len(book.Gaps) != 0 || metrics.Errors != 0 {
-				t.Errorf("%d switchovers, %d Gap events, %d errors; want %d, 0, 0", len(book.Reports), len(book.Gaps), metrics.Errors, switchovers)
+			// A machine that is slow may cut without proof, and says so each time.
+			if len(book.Reports) != switchovers || len(book.Gaps) != proofs["none"] || metrics.Errors != 0 {
+				t.Errorf("%d switchovers, %d Gap events, %d errors; want %d, %d, 0", len(book.Reports), len(book.Gaps), metrics.Errors, switchovers, proofs["none"])
 			}
 			if sum.received != sum.published || sum.again+sum.keyed != 0 {
 				t.Errorf("%v, want all received and no duplicates", sum)

@@ -47,7 +47,7 @@ var plants = []plant{
 		{"backoff.go", "stable := uptime >= a.cfg.StableAfter", "stable := uptime >= 0"},
 	}},
 	{"breaker per shard", "Breaker", []replacement{
-		{"attempt.go", "k = doorKey{strings.ToLower(hostPort(u)), o.sh.egress}", "k = doorKey{strings.ToLower(hostPort(u)), fmt.Sprint(o.sh.egress, o.sh.id)}"},
+		{"attempt.go", "Host: strings.ToLower(hostPort(u)), Egress: o.sh.egress}", "Host: strings.ToLower(hostPort(u)), Egress: fmt.Sprint(o.sh.egress, o.sh.id)}"},
 	}},
 	{"budget with burst: a new window forgets all of the last one", "Limiter|Budget", []replacement{
 		{"limiter.go", "for len(log.at) > 0 && now.Sub(log.at[0]) >= l.window {\n\t\tlog.at = log.at[1:]", "if len(log.at) > 0 && now.Sub(log.at[0]) >= l.window {\n\t\tlog.at = nil"},
@@ -56,7 +56,7 @@ var plants = []plant{
 		{"read.go", "\tif n := c.pingOpen.Load(); n != 0 && payload", "\tc.conn.Fresh()\n\tif n := c.pingOpen.Load(); n != 0 && payload"},
 	}},
 	{"ctx dropped in backoff", "Stop", []replacement{
-		{"shard.go", "\t\tcase <-over:\n\t\t\treturn\n\t\tcase <-ctx.Done():\n\t\t\treturn\n", "\t\tcase <-over:\n\t\t\treturn\n"},
+		{"shard.go", "\t\tcase <-ctx.Done():\n\t\t\treturn\n\t\tcase <-s.wake:\n", "\t\tcase <-s.wake:\n"},
 	}},
 	{"double OnDisconnect after a switchover", "Disconnect|Switch", []replacement{
 		{"session.go", "\tc.m.disconnected(c.sh.run, c.st, c.cause())\n\tclose(c.delivered)", "\tc.m.disconnected(c.sh.run, c.st, c.cause())\n\tif c.isRetired() {\n\t\tc.m.disconnected(c.sh.run, c.st, c.cause())\n\t}\n\tclose(c.delivered)"},
@@ -110,16 +110,16 @@ var plants = []plant{
 		{"session.go", "if !signs.Current || !returned {", "if !signs.Current && returned {"},
 	}},
 	{"a gap forgets what was let go of since the last frame", "Gap", []replacement{
-		{"gap.go", "\t\tif !o.at.Before(from) {\n", "\t\tif !o.at.Before(from) && len(named) < 0 {\n"},
+		{"gap.go", "\t\tif !o.at.Before(g.from) || o.overdue", "\t\tif !o.at.Before(g.from) && len(named) < 0 || o.overdue"},
 	}},
 	{"a gap begins with the last frame, as if nothing lagged behind it", "Gap", []replacement{
-		{"gap.go", "\tfrom = from.Add(-s.linger())\n\tg :=", "\tg :="},
+		{"gap.go", "\tfrom = from.Add(-s.linger())\n\treturn &gap", "\treturn &gap"},
 	}},
 	{"Sure is From: the network held nothing back", "Gap|Sure", []replacement{
 		{"gap.go", "sure: first(from, lost.sure().Add(-s.linger()))", "sure: from"},
 	}},
 	{"a connection that was lost itself ends the gap of its loss", "Gap", []replacement{
-		{"gap.go", "\t\t\tif g.after < c.st.Generation {\n", "\t\t\tif g.after <= c.st.Generation {\n"},
+		{"gap.go", "\t\t\tif g.after < c.st.Generation && t.num", "\t\t\tif g.after <= c.st.Generation && t.num"},
 	}},
 	{"topics leave a shard that is down, and their gap stays behind", "Gap", []replacement{
 		{"gap.go", "if down && len(gone) > 0 && len(g.open) > 0 {", "if !down && len(gone) > 0 && len(g.open) > 0 {"},
