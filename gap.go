@@ -184,6 +184,7 @@ func (s *shard[S]) resubscribes(c *session[S], subs []S, at time.Time) {
 // miss adds a gap of subs, of which g.open may say under which number they are to be proven. A topic that is missed already stays where it is: that gap goes on, and began no later.
 func (s *shard[S]) miss(g *gap[S], subs []S) {
 	s.mu.Lock()
+	s.missing.Store(true) // before wants: who unsubscribes a topic from then on looks for it here
 	for _, old := range s.gaps {
 		subs = slices.DeleteFunc(subs, func(sub S) bool {
 			least, open := old.open[sub]
@@ -195,6 +196,7 @@ func (s *shard[S]) miss(g *gap[S], subs []S) {
 		})
 	}
 	if g.subs = subs; len(subs) == 0 {
+		s.missing.Store(len(s.gaps) > 0)
 		s.mu.Unlock()
 		return
 	}
@@ -208,7 +210,6 @@ func (s *shard[S]) miss(g *gap[S], subs []S) {
 		}
 	}
 	s.gaps = append(s.gaps, g)
-	s.missing.Store(true)
 	over := s.overLocked()
 	s.mu.Unlock()
 	s.tellGaps(over, g.after)
