@@ -357,7 +357,12 @@ func (c *chaos) ask(topic string, s chaosStep) {
 	hooks := c.hooks()
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	spoil := func(where string, exit bool) { c.next.panic, c.next.exit, c.next.behind = where, exit, false }
+	spoil := func(where string, exit bool) {
+		if c.next.spoiled == nil {
+			c.next.spoiled = map[string]bool{}
+		}
+		c.next.spoiled[where] = exit
+	}
 	switch s.kind {
 	case "slow":
 		c.next.slow = s.d
@@ -367,9 +372,11 @@ func (c *chaos) ask(topic string, s chaosStep) {
 	case "panic":
 		if !c.calm() || c.trait.Mode != "low-latency" { // else it ends the connection
 			spoil("OnMessage", false)
+			c.next.behind = false
 		}
 	case "panic-hook", "exit-hook":
-		spoil(hooks[s.b%len(hooks)], s.kind == "exit-hook")
+		c.dealt++
+		spoil(hooks[(int(c.seed)*7+c.dealt*5)%len(hooks)], s.kind == "exit-hook")
 	case "behind-panic", "behind-exit":
 		spoil("OnMessage", s.kind == "behind-exit")
 		c.next.slow, c.next.behind = s.d/2+time.Second, true

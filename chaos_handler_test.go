@@ -233,13 +233,16 @@ func (c *chaos) OnMessage(ctx context.Context, msg wsshard.Message, st wsshard.C
 	c.turns[st.ShardID] = st.Generation
 	var do chaosNext
 	var came time.Time
+	var spoiled, exit bool
 	if isTick {
 		came = c.tickTime(topic, n)
 		do, c.next.slow, c.next.call = c.next, 0, 0
+		exit, spoiled = c.next.spoiled["OnMessage"]
 		if do.behind {
-			c.next.panic, c.next.exit, c.next.behind = "", false, false
+			delete(c.next.spoiled, "OnMessage")
+			c.next.behind = false
 		}
-		if do.panic == "OnMessage" && !do.behind {
+		if spoiled && !do.behind {
 			c.panicked[text] = true
 		} else {
 			c.got[topic] = append(c.got[topic], delivery{n, c.connLocked(st)})
@@ -255,7 +258,7 @@ func (c *chaos) OnMessage(ctx context.Context, msg wsshard.Message, st wsshard.C
 	if !isTick {
 		return
 	}
-	if inspects := c.trait.Proof != "settle" || c.trait.Keys == "keys"; inspects && msg.Value != any(topic) {
+	if inspects := !slices.Contains(c.lacks(), "inspector"); inspects && msg.Value != any(topic) {
 		c.t.Errorf("the value of %s is %v", text, msg.Value)
 	}
 	c.hook("OnMessage", text)
@@ -270,12 +273,12 @@ func (c *chaos) OnMessage(ctx context.Context, msg wsshard.Message, st wsshard.C
 		c.mu.Unlock()
 	}
 	if do.slow > 0 {
-		c.dawdle(ctx, st, came, do)
+		c.dawdle(ctx, st, came, do, exit)
 	}
 }
 
 // dawdle takes its time, and may leave badly then, with what came meanwhile unread.
-func (c *chaos) dawdle(ctx context.Context, st wsshard.ConnectionState, came time.Time, do chaosNext) {
+func (c *chaos) dawdle(ctx context.Context, st wsshard.ConnectionState, came time.Time, do chaosNext, exit bool) {
 	c.drove.note("a slow step")
 	select {
 	case <-time.After(do.slow):
@@ -284,12 +287,12 @@ func (c *chaos) dawdle(ctx context.Context, st wsshard.ConnectionState, came tim
 	c.mu.Lock()
 	c.busy = append(c.busy, interval{st.ShardID, came, time.Now()}) // it may have come to it late already
 	if do.behind {
-		c.spoilLocked("OnMessage", "", do.exit)
-		c.drove.note(map[bool]string{false: "a panic behind", true: "a Goexit behind"}[do.exit])
+		c.spoilLocked("OnMessage", "", exit)
+		c.drove.note(map[bool]string{false: "a panic behind", true: "a Goexit behind"}[exit])
 	}
 	c.mu.Unlock()
 	if do.behind {
-		spoil("OnMessage", do.exit)
+		spoil("OnMessage", exit)
 	}
 }
 

@@ -17,12 +17,14 @@ var chaosHookNames = []string{
 	"ResetSequenceState", "OnMessage",
 }
 
+// chaosRareHooks are those that few runs have, or that are called for few requests.
+var chaosRareHooks = []string{"ResubscriptionMessage", "IsHeartbeat", "IsDataMessage", "IsReady"}
+
 // chaosNext is what the next call of the handler does.
 type chaosNext struct {
 	slow     time.Duration
-	behind   bool   // panic or exit come when slow is over, with what came meanwhile unread
-	panic    string // the callback that panics
-	exit     bool   // it leaves by runtime.Goexit instead
+	behind   bool            // what spoils OnMessage comes when slow is over, with what came meanwhile unread
+	spoiled  map[string]bool // the callbacks that panic, or, where true, leave by runtime.Goexit
 	sequence wsshard.SequenceValidation[string]
 	call     int // a method that OnMessage calls, plus 1
 	forbid   bool
@@ -43,8 +45,8 @@ func (c *chaos) hooks() []string {
 		list = slices.DeleteFunc(list, func(hook string) bool { return hook == "IsHeartbeat" || hook == "IsDataMessage" })
 	}
 	for _, hook := range list { // few runs have them, or few requests
-		if slices.Contains([]string{"ResubscriptionMessage", "IsHeartbeat", "IsDataMessage"}, hook) {
-			list = append(list, slices.Repeat([]string{hook}, 12)...)
+		if slices.Contains(chaosRareHooks, hook) {
+			list = append(list, slices.Repeat([]string{hook}, 5)...)
 		}
 	}
 	return list
@@ -63,7 +65,7 @@ func (c *chaos) lacks() (list []string) {
 	add("ping", c.trait.Ping == "frames")
 	add("acknowledger", !c.byAnswers())
 	add("ready", c.trait.Proof != "ready")
-	add("inspector", c.trait.Proof == "settle" && c.trait.Keys == "none")
+	add("inspector", c.trait.Proof != "data" && c.trait.Keys == "none")
 	return list
 }
 
@@ -77,9 +79,9 @@ func (c *chaos) dropsToRefresh() bool { return c.trait.Unsub == "unsubscriber" }
 // hook panics, or takes the goroutine away, when it is the turn of this callback, which costs the message that it is about.
 func (c *chaos) hook(where, text string) {
 	c.mu.Lock()
-	now, exit := c.next.panic == where && !c.next.behind, c.next.exit
-	if now {
-		c.next.panic, c.next.exit = "", false
+	exit, now := c.next.spoiled[where]
+	if now = now && !(where == "OnMessage" && c.next.behind); now {
+		delete(c.next.spoiled, where)
 		c.spoilLocked(where, text, exit)
 	}
 	c.mu.Unlock()

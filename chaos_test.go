@@ -136,6 +136,7 @@ type chaos struct {
 	parked     []time.Time
 	trips      int
 	next       chaosNext
+	dealt      int // hooks to spoil
 	life       int // counts starts
 	lives      []time.Time
 	turns      map[int]uint64

@@ -4,7 +4,6 @@ import (
 	"context"
 	"slices"
 	"strings"
-	"time"
 )
 
 // This file answers: what happens to a message that arrives?
@@ -70,7 +69,7 @@ func (c *session[S]) message(text bool, data []byte) {
 		stats.lastMessage.Store(c.m.instant(c.conn.At(at)))
 	}
 	if text && c.isTextPong(data) {
-		c.answered()
+		c.answered(false)
 		return
 	}
 	msg := Message{Type: BinaryMessage, Data: data}
@@ -96,8 +95,8 @@ func (c *session[S]) message(text bool, data []byte) {
 	}
 	if v.Heartbeat {
 		c.callback = ""
-		if caps.ping != nil {
-			c.answered()
+		if caps.ping != nil && c.m.cfg.Health.TextPong == "" {
+			c.answered(true)
 		}
 		return
 	}
@@ -248,26 +247,24 @@ func (c *session[S]) inSequence(v SequenceValidation[S], subs []S) bool {
 	return !drop
 }
 
-// answered notes the answer to a ping that the application's protocol speaks.
-func (c *session[S]) answered() {
+// answered notes the answer to a ping that the application's protocol speaks: a text pong, or a heartbeat.
+func (c *session[S]) answered(heartbeat bool) {
 	c.m.count.pongs.Add(1)
-	c.pingAnswered(c.pingOpen.Load())
-}
-
-// pingAnswered notes the answer to ping n, unless it is answered already. What the peer sent before has come before.
-func (c *session[S]) pingAnswered(n uint64) {
-	sent := c.pingSent.Load()
-	if n != 0 && c.pingOpen.CompareAndSwap(n, 0) { // so sent is that of n: the write loop stores the next one's while none is open
-		c.rtt.Store(int64(c.conn.Now()) - sent)
-		c.answeredAt.Store(mark(time.Duration(sent)))
+	sent, newest, certain := c.pinged.byText(heartbeat)
+	if newest > 0 {
+		c.rtt.Store(int64(c.conn.Now() - newest))
+	}
+	if certain {
+		c.answeredAt.Store(mark(sent))
 	}
 }
 
 // onPong is called by the read loop for a pong frame.
 func (c *session[S]) onPong(payload string) {
 	c.m.count.pongs.Add(1)
-	if n := c.pingOpen.Load(); n != 0 && payload == pingPayload(n) {
-		c.pingAnswered(n)
+	if sent, ok := c.pinged.byFrame(payload); ok { // what the peer sent before has come before
+		c.rtt.Store(int64(c.conn.Now() - sent))
+		c.answeredAt.Store(mark(sent))
 	}
 }
 

@@ -93,15 +93,14 @@ type session[S comparable] struct {
 	frozen     atomic.Int32  // see freeze
 	dataAt     atomic.Int64  // marked: the last data
 	rtt        atomic.Int64
-	pingSent   atomic.Int64  // on the connection's clock
-	pingOpen   atomic.Uint64 // the ping that is unanswered; 0: none. Its pingSent is stored while this is 0
-	answeredAt atomic.Int64  // marked: the writing of the last ping that was answered
-	warned     atomic.Int64  // how old the connection was when a notice came last that nobody has heeded, plus 1 ns; 0: none came
-	complete   atomic.Bool   // it was read until the peer closed it
-	openUntil  atomic.Int64  // marked: until when the peer had not closed for certain, where the reader was behind; 0: until the reader saw it
-	silentAt   atomic.Int64  // marked: see gapFrom, as it was when it was found silent; 0: it was not, or it has data again
-	dataThen   atomic.Int64  // dataAt when it was found silent
-	unread     atomic.Int64  // on the connection's clock: what came since may be undelivered; 0: nothing is
+	answeredAt atomic.Int64 // marked: the writing of the last ping that was answered
+	pinged     pinged       // those that were not
+	warned     atomic.Int64 // how old the connection was when a notice came last that nobody has heeded, plus 1 ns; 0: none came
+	complete   atomic.Bool  // it was read until the peer closed it
+	openUntil  atomic.Int64 // marked: until when the peer had not closed for certain, where the reader was behind; 0: until the reader saw it
+	silentAt   atomic.Int64 // marked: see gapFrom, as it was when it was found silent; 0: it was not, or it has data again
+	dataThen   atomic.Int64 // dataAt when it was found silent
+	unread     atomic.Int64 // on the connection's clock: what came since may be undelivered; 0: nothing is
 }
 
 func newSession[S comparable](sh *shard[S], st ConnectionState) *session[S] {

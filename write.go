@@ -287,9 +287,7 @@ func (c *session[S]) ping() error {
 	at := c.conn.Now() // PingMessage may have taken its time
 	c.health.sent(at, c.conn.Signs())
 	c.pingNum++
-	c.pingOpen.Store(0) // see pingAnswered
-	c.pingSent.Store(int64(at))
-	c.pingOpen.Store(c.pingNum)
+	c.pinged.add(c.pingNum, at, c.m.cfg.Health.PongTimeout)
 	c.m.count.pings.Add(1)
 	if msg.Data != nil {
 		return c.writeMessage(msg)
