@@ -56,8 +56,9 @@
 // Small things: util.go; race.go and norace.go (what a race build does besides); hook.go (what only tests may do).
 //
 // Inside: internal/reconcile (wanted and written), internal/placement (which shard), internal/wsconn (one socket). For tests and
-// programs: internal/acceptance (every promise, seen from outside) and internal/hook (its only back door), internal/wstest (a scripted
-// net for bubbles), internal/feed (a numbered feed on loopback), internal/house (the rules of this tree), and modules of their own:
+// programs: internal/acceptance/ (every promise seen from outside, a suite for each: lifecycle, delivery, subscriptions, switchover,
+// gaps, health, egress, gate, faults, chaos; harness is what they are written with) and internal/hook (their only back door), internal/wstest
+// (a scripted net for bubbles), internal/feed (a numbered feed on loopback), internal/house (the rules of this tree), and modules of their own:
 // internal/bench, internal/mutate, internal/egress and internal/integration (real proxies, real servers).
 //
 // In docs: architecture, promises, debugging at night, decisions.

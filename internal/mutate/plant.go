@@ -78,7 +78,7 @@ func plantAll(o huntOptions) error {
 }
 
 // chaosSuite is where TestChaos is.
-const chaosSuite = "internal/acceptance"
+const chaosSuite = "internal/acceptance/chaos"
 
 // grow compiles the library with the plant in it and runs the tests.
 func (p plant) grow(o huntOptions) (row string, caught bool, err error) {
