@@ -16,7 +16,7 @@ import (
 	"unicode/utf8"
 )
 
-// This file answers: can anything that a proxy says break us?
+// This file answers: what do a proxy's answers cost, and are they read as they were meant, whatever they are?
 
 // canned is a connection whose peer says data, whatever it is told, and then hangs up.
 type canned struct {
