@@ -53,11 +53,13 @@
 //
 // Replacing one: trigger.go (who asks), switchover.go (the steps), cutover.go (when), relay.go (what is held).
 //
-// Small things: util.go; race.go and norace.go (what a race build does besides).
+// Small things: util.go; race.go and norace.go (what a race build does besides); hook.go (what only tests may do).
 //
 // Inside: internal/reconcile (wanted and written), internal/placement (which shard), internal/wsconn (one socket). For tests and
-// programs: internal/wstest (a scripted net for bubbles), internal/feed (a numbered feed on loopback), internal/house (the rules of this
-// tree), and modules of their own: internal/bench, internal/mutate, internal/egress and internal/integration (real proxies, real servers).
+// programs: internal/acceptance/ (every promise seen from outside, a suite for each: lifecycle, delivery, subscriptions, switchover,
+// gaps, health, egress, gate, faults, chaos; harness is what they are written with) and internal/hook (their only back door), internal/wstest
+// (a scripted net for bubbles), internal/feed (a numbered feed on loopback), internal/house (the rules of this tree), and modules of their own:
+// internal/bench, internal/mutate, internal/egress and internal/integration (real proxies, real servers).
 //
 // In docs: architecture, promises, debugging at night, decisions.
 package wsshard

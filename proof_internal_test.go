@@ -2,12 +2,16 @@ package wsshard
 
 import (
 	"errors"
+	"fmt"
 	"slices"
+	"sync"
 	"testing"
 	"time"
 
 	"github.com/seed-829c304d/wsshard/internal/reconcile"
 )
+
+// This file answers: what is proven of a topic, what was missed (gap.go), and what is remembered of it (freshness.go)?
 
 // court is a proof with what a session keeps beside it: the topics that are wanted, under numbers.
 type court struct {
@@ -245,5 +249,64 @@ func TestProofWithoutAcks(t *testing.T) {
 	}
 	if !c.p.data(names{"c", "d"}) || c.p.open.Load() {
 		t.Error("not proven by data")
+	}
+}
+
+// TestGapBeginsWhileItsTopicsLeave: a gap that begins in the instant in which the application unsubscribes a topic of it either
+// leaves that out or hears of it. One that did neither would wait for a topic that nobody wants, and never be told.
+func TestGapBeginsWhileItsTopicsLeave(t *testing.T) {
+	m, err := New(nobody{}, Config{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	subs := make([]string, 500)
+	for i := range subs {
+		subs[i] = fmt.Sprint(i)
+	}
+	for round := range 300 {
+		s := newShard(m, 0)
+		s.log, s.run = m.log, &run[string]{}
+		s.desired.Add(subs...)
+		now := time.Now()
+		g := &gap[string]{from: now, sure: now, open: make(map[string]uint64)}
+		var both sync.WaitGroup
+		both.Go(func() { s.miss(g, slices.Clone(subs)) })
+		both.Go(func() {
+			for _, sub := range subs {
+				s.desired.Remove(sub)
+				s.leaves([]string{sub})
+			}
+		})
+		both.Wait()
+		if len(s.gaps) > 0 {
+			t.Fatalf("round %d: a gap waits for %d topics that left", round, len(s.gaps[0].open))
+		}
+	}
+}
+
+// A server that names topics nobody asked for, ever new ones, fills no memory; what is wanted is kept.
+func TestUnaskedTopicsAreForgotten(t *testing.T) {
+	want := reconcile.New[string]()
+	want.Add("a", "b")
+	var f freshness[string]
+	var r resubscriptions[string]
+	f.note([]string{"a", "b"}, 1, want)
+	for i := range 10_000 {
+		unasked := fmt.Sprint("unasked", i)
+		f.note([]string{unasked}, 2, want)
+		if n := len(r.claim([]string{unasked}, want, time.Unix(0, 0), time.Second)); n != 0 {
+			t.Fatalf("a topic that is not wanted is asked for %d times", n)
+		}
+	}
+	if len(f.at) > 1100 || len(r.since) != 0 || r.some.Load() {
+		t.Errorf("%d topics are noted, %d are waited for", len(f.at), len(r.since))
+	}
+	for _, s := range []string{"a", "b"} {
+		if at, named := f.of(s); at != 1 || !named {
+			t.Errorf("%s: %d, %v", s, at, named)
+		}
+		if again := r.claim([]string{s}, want, time.Unix(0, 0), time.Second); len(again) != 1 {
+			t.Errorf("%s cannot be asked for", s)
+		}
 	}
 }

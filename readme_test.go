@@ -8,7 +8,12 @@ import (
 	"regexp"
 	"strings"
 	"testing"
+
+	"github.com/seed-829c304d/wsshard/internal/acceptance/harness"
 )
+
+// TestMain sees to it that the root's tests leave no goroutine of the library behind.
+func TestMain(m *testing.M) { harness.Main(m) }
 
 // TestREADME compiles the programs in the README and in docs, looks for its fragments in the tests and examples, and for its commands in
 // the script that runs them.

@@ -4,6 +4,7 @@ import (
 	_ "embed"
 	"encoding/json"
 	"fmt"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -27,6 +28,20 @@ var targets = map[string][]string{
 	"internal/placement": nil,
 }
 
+// acceptance are the directories whose tests see the library from outside.
+func acceptance(root string) (dirs []string, err error) {
+	seen := make(map[string]bool)
+	err = filepath.WalkDir(filepath.Join(root, "internal", "acceptance"), func(name string, d fs.DirEntry, err error) error {
+		if err != nil || d.IsDir() || !strings.HasSuffix(name, "_test.go") {
+			return err
+		}
+		dir, err := filepath.Rel(root, filepath.Dir(name))
+		seen[dir] = true
+		return err
+	})
+	return sortedKeys(seen), err
+}
+
 // overlay is what `go build -overlay` reads: sources that take the place of others.
 type overlay struct {
 	root, dir string // of the library; for the replacements
@@ -46,7 +61,8 @@ func (o *overlay) put(path string, src []byte) error {
 
 // compile makes the test program of a package.
 func (o *overlay) compile(pkg string) (suite, error) {
-	s := suite{bin: filepath.Join(o.dir, filepath.Base(filepath.Join(o.root, pkg))+".test"), dir: filepath.Join(o.root, pkg)}
+	name := strings.ReplaceAll(strings.Replace(pkg, ".", "root", 1), string(filepath.Separator), "_")
+	s := suite{bin: filepath.Join(o.dir, name+".test"), dir: filepath.Join(o.root, pkg)}
 	list, err := json.Marshal(map[string]any{"Replace": o.replace})
 	if err != nil {
 		return s, err

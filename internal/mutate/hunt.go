@@ -48,17 +48,25 @@ func hunt(o huntOptions) error {
 	if err != nil {
 		return err
 	}
-	suites := make(map[string]suite)
+	outside, err := acceptance(o.root)
+	if err != nil {
+		return err
+	}
+	programs := make(suites)
 	tests := make(map[string][]test)
-	for _, dir := range sortedKeys(targets) {
+	for _, dir := range append(sortedKeys(targets), outside...) {
 		s, err := ov.compile(dir)
 		if err != nil {
 			return err
 		}
-		suites[dir] = s
-		if tests[dir], err = traced(s, o); err != nil {
+		programs[dir] = s
+		if tests[dir], err = traced(s, dir, o); err != nil {
 			return err
 		}
+	}
+	var ofRoot []test // what sees the library as a whole
+	for _, dir := range append([]string{"."}, outside...) {
+		ofRoot = append(ofRoot, tests[dir]...)
 	}
 	fmt.Printf("%d mutants in %d files; built and traced after %v\n", len(found), len(ov.replace), time.Since(begin).Round(time.Second))
 
@@ -91,9 +99,12 @@ func hunt(o huntOptions) error {
 		}
 		m := todo[i]
 		dir := filepath.Dir(m.File)
-		v := suites[dir].hunt(m.ID, tests[dir], o.each)
-		if !v.Killed && dir != "." {
-			w := suites["."].hunt(m.ID, tests["."], o.each)
+		var v verdict
+		if dir != "." {
+			v = programs.hunt(m.ID, tests[dir], o.each)
+		}
+		if !v.Killed {
+			w := programs.hunt(m.ID, ofRoot, o.each)
 			w.Tests += v.Tests
 			v = w
 		}
@@ -108,7 +119,7 @@ func hunt(o huntOptions) error {
 }
 
 // traced runs a suite's tests once each, unless that was done with the very same program.
-func traced(s suite, o huntOptions) (list []test, err error) {
+func traced(s suite, dir string, o huntOptions) (list []test, err error) {
 	bin, err := os.ReadFile(s.bin)
 	if err != nil {
 		return nil, err
@@ -120,6 +131,9 @@ func traced(s suite, o huntOptions) (list []test, err error) {
 	list, failed, err := s.tests(filepath.Join(o.work, "trace"), o.workers)
 	if err != nil {
 		return nil, err
+	}
+	for i := range list {
+		list[i].Package = dir
 	}
 	if len(failed) > 0 {
 		fmt.Printf("left out, as they fail in the woven program: %s\n", strings.Join(failed, " "))

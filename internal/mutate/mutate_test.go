@@ -4,6 +4,7 @@ import (
 	"go/parser"
 	"go/token"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -55,6 +56,10 @@ func TestWeaveCompiles(t *testing.T) {
 			t.Errorf("two mutants are called %s", m.Key)
 		}
 		keys[m.Key] = true
+	}
+	outside, err := acceptance(l.root)
+	if err != nil || !slices.Contains(outside, chaosSuite) {
+		t.Errorf("no %s among the acceptance tests %q: %v", chaosSuite, outside, err)
 	}
 	for dir, list := range targets {
 		for _, name := range list {

@@ -77,6 +77,9 @@ func plantAll(o huntOptions) error {
 	return nil
 }
 
+// chaosSuite is where TestChaos is.
+const chaosSuite = "internal/acceptance/chaos"
+
 // grow compiles the library with the plant in it and runs the tests.
 func (p plant) grow(o huntOptions) (row string, caught bool, err error) {
 	dir, err := os.MkdirTemp("", "plant")
@@ -94,17 +97,28 @@ func (p plant) grow(o huntOptions) (row string, caught bool, err error) {
 			return "", false, err
 		}
 	}
-	s, err := ov.compile(".")
+	outside, err := acceptance(o.root)
 	if err != nil {
-		return "", false, fmt.Errorf("%s: %w", p.name, err)
+		return "", false, err
+	}
+	programs := make(suites)
+	for _, dir := range append([]string{"."}, outside...) {
+		if programs[dir], err = ov.compile(dir); err != nil {
+			return "", false, fmt.Errorf("%s: %w", p.name, err)
+		}
 	}
 	chaos, other := "nothing", "nothing"
-	if out, err := s.run(nil, 2*time.Minute, "-test.short=false", "-test.run", "^TestChaos$", "-seeds", "12"); err != nil {
+	if out, err := programs[chaosSuite].run(nil, 2*time.Minute, "-test.short=false", "-test.run", "^TestChaos$", "-seeds", "12"); err != nil {
 		caught, chaos = true, invariants(out, err)
 	}
 	for _, run := range []string{p.tests, "."} {
-		if out, err := s.run(nil, 3*time.Minute, "-test.run", run, "-test.skip", "^TestChaos$"); err != nil {
-			caught, other = true, culprit(out, err)
+		for _, dir := range sortedKeys(programs) {
+			if out, err := programs[dir].run(nil, 3*time.Minute, "-test.run", run, "-test.skip", "^TestChaos$"); err != nil {
+				caught, other = true, culprit(out, err)
+				break
+			}
+		}
+		if other != "nothing" {
 			break
 		}
 	}

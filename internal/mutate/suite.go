@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"fmt"
 	"os"
@@ -20,8 +21,12 @@ type suite struct {
 	bin, dir string // the program, and where it runs
 }
 
+// suites are test programs by their packages' directories.
+type suites map[string]suite
+
 // test is one test of a suite, and what it does when nothing is wrong.
 type test struct {
+	Package string // its directory
 	Name    string
 	Took    time.Duration
 	Reaches []int // mutants that would have made a difference
@@ -81,7 +86,6 @@ func (s suite) tests(trace string, workers int) (list []test, failed []string, e
 		}
 	}
 	list = slices.DeleteFunc(list, func(t test) bool { return t.Name == "" })
-	slices.SortFunc(list, func(a, b test) int { return int(a.Took - b.Took) })
 	return list, failed, nil
 }
 
@@ -93,31 +97,37 @@ type verdict struct {
 }
 
 // hunt runs the quickest tests first, few at once, until one fails or limit is spent.
-func (s suite) hunt(id int, all []test, limit time.Duration) (v verdict) {
+func (all suites) hunt(id int, tests []test, limit time.Duration) (v verdict) {
 	var reach []test
-	for _, t := range all {
+	for _, t := range tests {
 		if slices.Contains(t.Reaches, id) {
 			reach = append(reach, t)
 		}
 	}
+	slices.SortStableFunc(reach, func(a, b test) int { return cmp.Compare(a.Took, b.Took) })
 	spent := time.Duration(0)
 	for chunk := 6; len(reach) > 0; chunk *= 5 {
-		var names []string
-		var took time.Duration
-		for len(reach) > 0 && len(names) < chunk && (spent < limit || spent == 0) {
-			names = append(names, reach[0].Name)
-			took += reach[0].Took
-			spent += reach[0].Took
+		names := make(map[string][]string) // by package
+		took := make(map[string]time.Duration)
+		n := 0
+		for len(reach) > 0 && n < chunk && (spent < limit || spent == 0) {
+			t := reach[0]
+			names[t.Package] = append(names[t.Package], t.Name)
+			took[t.Package] += t.Took
+			spent += t.Took
 			reach = reach[1:]
+			n++
 		}
-		if len(names) == 0 {
+		if n == 0 {
 			return v
 		}
-		v.Tests += len(names)
-		out, err := s.run([]string{"MUTANT=" + strconv.Itoa(id)}, 10*time.Second+4*took, "-test.run", exactly(names...))
-		if err != nil {
-			v.Killed, v.By = true, culprit(out, err)
-			return v
+		v.Tests += n
+		for _, dir := range sortedKeys(names) {
+			out, err := all[dir].run([]string{"MUTANT=" + strconv.Itoa(id)}, 10*time.Second+4*took[dir], "-test.run", exactly(names[dir]...))
+			if err != nil {
+				v.Killed, v.By = true, culprit(out, err)
+				return v
+			}
 		}
 	}
 	return v
