@@ -57,7 +57,8 @@
 //
 // Inside: internal/reconcile (wanted and written), internal/placement (which shard), internal/wsconn (one socket). For tests and
 // programs: internal/wstest (a scripted net for bubbles), internal/feed (a numbered feed on loopback), internal/house (the rules of this
-// tree), and modules of their own: internal/bench, internal/mutate, internal/egress and internal/integration (real proxies, real servers).
+// tree), and modules of their own: internal/bench, internal/mutate, internal/realworld/proxies and internal/realworld/servers (those that
+// people run), internal/realworld/program (starts them).
 //
 // In docs: architecture, promises, debugging at night, decisions.
 package wsshard
