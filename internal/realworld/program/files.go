@@ -29,7 +29,8 @@ func Find(names ...string) error {
 // lastPort is the last port that this process gave away.
 var lastPort atomic.Int64
 
-// Port is one that nobody else in this process was given. Ports of outgoing connections begin above.
+// Port is one that nobody else in this process was given, for a network namespace of its own. Ports of outgoing connections begin
+// above.
 func Port() int { return int(20000 + lastPort.Add(1)) }
 
 // Dir is a directory that every user may look into: many programs give up being root.

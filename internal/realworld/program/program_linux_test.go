@@ -8,7 +8,9 @@ import (
 	"net"
 	"os"
 	"os/exec"
+	"os/signal"
 	"path/filepath"
+	"runtime"
 	"strconv"
 	"strings"
 	"syscall"
@@ -27,13 +29,21 @@ func TestMain(m *testing.M) {
 		os.Exit(m.Run())
 	case "listen", "listen-with-helper": // after a while
 		<-time.After(100 * time.Millisecond)
-		if role == "listen-with-helper" { // one that holds the standard output
-			helper := exec.Command("sleep", "60")
+		if role == "listen-with-helper" { // one that holds the standard output and is hard to end
+			helper := exec.Command("sh", "-c", "trap '' TERM HUP; exec sleep 900")
 			helper.Stdout = os.Stdout
 			if err := helper.Start(); err != nil {
 				panic(err)
 			}
 			fmt.Println("helper", helper.Process.Pid)
+			term := make(chan os.Signal, 1)
+			signal.Notify(term, syscall.SIGTERM)
+			go func() { // an orderly end takes a while
+				<-term
+				<-time.After(100 * time.Millisecond)
+				fmt.Println("in order")
+				os.Exit(0)
+			}()
 		}
 		l, err := net.Listen("tcp", addr)
 		if err != nil {
@@ -64,7 +74,15 @@ func listener(role, addr string) *Daemon {
 	return &Daemon{Name: "listener", Listens: addr, Command: func() *exec.Cmd { return as(role + " " + addr) }}
 }
 
-func addr() string { return net.JoinHostPort("127.0.0.1", fmt.Sprint(Port())) }
+// addr is where nobody listens. Port is for namespaces of one's own: here others may run these tests, too.
+func addr(t *testing.T) string {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	return l.Addr().String()
+}
 
 // alive says whether a process runs; one that nobody has buried yet does not.
 func alive(pid int) bool {
@@ -82,21 +100,23 @@ func accepts(addr string) bool {
 }
 
 func TestDaemonListensAndEndsWithItsHelpers(t *testing.T) {
-	d := listener("listen-with-helper", addr())
+	d := listener("listen-with-helper", addr(t))
 	d.Launch(t)
 	for _, sig := range []syscall.Signal{syscall.SIGKILL, syscall.SIGTERM} {
 		if !accepts(d.Listens) {
 			t.Fatal("it does not listen")
 		}
-		said := d.cmd.Stdout.(*output).String()
-		helper, err := strconv.Atoi(strings.TrimSpace(strings.TrimPrefix(said, "helper ")))
+		said := d.cmd.Stdout.(*output)
+		helper, err := strconv.Atoi(strings.TrimSpace(strings.TrimPrefix(said.String(), "helper ")))
 		if err != nil || !alive(helper) {
 			t.Fatalf("no helper: it said %q", said)
 		}
-		syscall.Kill(helper, syscall.SIGSTOP) // so that it sees no SIGTERM
 		d.End(sig)
 		if accepts(d.Listens) {
 			t.Errorf("it listens after %v", sig)
+		}
+		if got := strings.HasSuffix(said.String(), "in order\n"); got != (sig == syscall.SIGTERM) {
+			t.Errorf("after %v it ended in order: %v", sig, got)
 		}
 		Eventually(t, "its helper is gone", func() bool { return !alive(helper) })
 		d.End(sig) // nothing to end
@@ -107,7 +127,7 @@ func TestDaemonListensAndEndsWithItsHelpers(t *testing.T) {
 }
 
 func TestDaemonThatDoesNotListenSaysWhatItSaid(t *testing.T) {
-	d := &Daemon{Name: "mute", Listens: addr(), Command: func() *exec.Cmd { return exec.Command("sh", "-c", "echo no configuration >&2; exec sleep 60") }}
+	d := &Daemon{Name: "mute", Listens: addr(t), Command: func() *exec.Cmd { return exec.Command("sh", "-c", "echo no configuration >&2; exec sleep 60") }}
 	err := d.start(200 * time.Millisecond)
 	if err == nil || !strings.Contains(err.Error(), "mute does not listen on "+d.Listens) || !strings.Contains(err.Error(), "no configuration") {
 		t.Errorf("it failed with %v", err)
@@ -123,7 +143,7 @@ func TestDaemonThatDoesNotListenSaysWhatItSaid(t *testing.T) {
 
 // TestProgramsEndWithTheirParent: whoever kills a test with SIGKILL finds no server of it afterwards.
 func TestProgramsEndWithTheirParent(t *testing.T) {
-	at := addr()
+	at := addr(t)
 	parent := as("parent " + at)
 	out, err := parent.StdoutPipe()
 	if err != nil {
@@ -141,15 +161,21 @@ func TestProgramsEndWithTheirParent(t *testing.T) {
 }
 
 func TestPeerIsHeardToTheEnd(t *testing.T) {
+	const lines = 10_000 // fewer bytes than a pipe takes
 	var heard []string
 	t.Run("inner", func(t *testing.T) {
 		p := Talk(t, "echo", as("echo"))
-		p.Lines(func(line []byte) { heard = append(heard, string(line)) })
-		for i := range 1000 {
+		p.Lines(func(line []byte) {
+			for len(heard) == 0 && alive(p.cmd.Process.Pid) { // the rest is read when the program is gone
+				runtime.Gosched()
+			}
+			heard = append(heard, string(line))
+		})
+		for i := range lines {
 			fmt.Fprintln(p.In, i)
 		}
 	})
-	if len(heard) != 1000 || heard[999] != "999" {
+	if len(heard) != lines || heard[lines-1] != fmt.Sprint(lines-1) {
 		t.Errorf("heard %d lines: %.100q", len(heard), heard)
 	}
 }
