@@ -101,10 +101,6 @@ func liveHeap() uint64 {
 // unanswered. However it is answered, nothing of them is left.
 func TestFigureTopicsThatGoLeaveNothing(t *testing.T) {
 	const wanted, most = 11, 64 << 10
-	count := 20_000
-	if *allFigures {
-		count = 10_000_000
-	}
 	all := func(prefix string) func(request string) (answers string) {
 		return func(request string) string {
 			if request[0] == '-' {
@@ -164,6 +160,15 @@ func TestFigureTopicsThatGoLeaveNothing(t *testing.T) {
 				defer m.Stop(context.Background())
 				if err := m.Start(context.Background()); err != nil {
 					t.Fatal(err)
+				}
+				count := 20_000
+				switch {
+				case testing.Short():
+					count = 4_000
+				case *allFigures && c.name == "each answered as the next is asked for":
+					count = 10_000_000
+				case *allFigures:
+					count = 1_000_000
 				}
 				var early uint64
 				for i := range count {
