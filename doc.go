@@ -59,7 +59,8 @@
 // programs: internal/acceptance/ (every promise seen from outside, a suite for each: lifecycle, delivery, subscriptions, switchover,
 // gaps, health, egress, gate, faults, chaos; harness is what they are written with) and internal/hook (their only back door), internal/wstest
 // (a scripted net for bubbles), internal/feed (a numbered feed on loopback), internal/house (the rules of this tree), and modules of their own:
-// internal/bench, internal/mutate, internal/egress and internal/integration (real proxies, real servers).
+// internal/bench, internal/mutate, internal/realworld/proxies and internal/realworld/servers (those that people run), internal/realworld/program
+// (starts them).
 //
 // In docs: architecture, promises, debugging at night, decisions.
 package wsshard

@@ -15,6 +15,9 @@ func (c *session[S]) reconcile(now time.Time, wait time.Duration, next *alarm) (
 		return false, nil
 	}
 	b, ok := c.applied.Next(c.batchSize(), c.room())
+	if over := c.applied.TakeOver(); len(over) > 0 {
+		c.proof.forget(over)
+	}
 	if !ok {
 		c.makeRoom(now, next)
 		c.settled()

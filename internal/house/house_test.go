@@ -142,16 +142,14 @@ func TestImports(t *testing.T) {
 // nestedModules are the directories below the root that have a go.mod of their own.
 func nestedModules(t *testing.T) (dirs []string) {
 	t.Helper()
-	mods, err := filepath.Glob(filepath.Join(root, "*", "*", "go.mod"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, mod := range mods {
-		rel, err := filepath.Rel(root, filepath.Dir(mod))
-		if err != nil {
-			t.Fatal(err)
+	seen := make(map[string]bool)
+	for _, file := range goFiles(t) {
+		for dir := path.Dir(file); dir != "." && !seen[dir]; dir = path.Dir(dir) {
+			seen[dir] = true
+			if _, err := os.Stat(filepath.Join(root, filepath.FromSlash(dir), "go.mod")); err == nil {
+				dirs = append(dirs, dir)
+			}
 		}
-		dirs = append(dirs, filepath.ToSlash(rel))
 	}
 	return dirs
 }

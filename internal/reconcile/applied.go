@@ -25,6 +25,7 @@ type Applied[S comparable] struct {
 	top    uint64         // no number in on was ever above it
 	kept   map[S]struct{} // in on, though not wanted when an unsubscription was due
 	failed map[S]uint64   // not in on
+	over   []S            // failed and unsubscribed since TakeOver
 	redo   []touch[S]     // to be written once more, by number
 	short  bool           // Next held topics back, for want of room
 
@@ -91,6 +92,7 @@ func (a *Applied[S]) Fail(b Batch[S]) {
 		delete(a.kept, s)
 		delete(a.leaving, s)
 		if _, ok := a.d.want[s]; !ok {
+			a.over = append(a.over, s)
 			continue // nor will a removal come that clears it: an answer that was late
 		}
 		if a.failed == nil {
@@ -219,6 +221,13 @@ func (a *Applied[S]) Number(s S) (num uint64, ok bool) {
 func (a *Applied[S]) Failed(s S) (num uint64, ok bool) {
 	num, ok = a.failed[s]
 	return num, ok
+}
+
+// TakeOver returns the failed topics that were found to be unwanted since the last call: nobody asks any more why they failed.
+func (a *Applied[S]) TakeOver() []S {
+	over := a.over
+	a.over = nil
+	return over
 }
 
 // Kept reports whether s is on the wire only because nothing was sent to end it.

@@ -210,7 +210,10 @@ func (a *Applied[S]) asksLocked(w walk, t touch[S]) bool {
 		if d.gone[t.s] != t.num {
 			return false
 		}
-		delete(a.failed, t.s) // all there is to unsubscribe of a failed topic
+		if _, failed := a.failed[t.s]; failed { // all there is to unsubscribe of a failed topic
+			delete(a.failed, t.s)
+			a.over = append(a.over, t.s)
+		}
 		_, on := a.on[t.s]
 		return on && !a.Kept(t.s) && !a.setAside(t)
 	case renewed:

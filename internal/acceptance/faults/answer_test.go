@@ -104,7 +104,7 @@ var answerFaults = []*row{
 		endlessly("interim answers", "", "HTTP/1.1 103 Early Hints\r\n\r\n"), endlessly("a body", "HTTP/1.1 200 OK\r\n\r\n", harness.Canary),
 		endlessly("a chunk extension", "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1;x=", "y"),
 	}},
-	{no: 5, name: "retry_after", kind: dialFault, real: "internal/egress: TestAddressAtItsLimit", strikes: []strike{
+	{no: 5, name: "retry_after", kind: dialFault, real: "internal/realworld/proxies: TestAddressAtItsLimit", strikes: []strike{
 		rejected(429, http.Header{"Retry-After": {"30"}}, waits30), rejected(503, http.Header{"Retry-After": {"30"}}, waits30),
 		rejected(418, http.Header{"Retry-After": {"30"}}, waits30),
 		{name: "date", is: rejected(429, nil, nil).is, check: waits30, do: func(c *cell, _ target) {

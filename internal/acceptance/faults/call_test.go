@@ -316,7 +316,7 @@ var shardFaults = []*row{
 		cfg.Health.DataTimeout = -1
 		cfg.Connection.Limiter = wsshard.NewConnectLimiter(20, time.Second)
 	}},
-	{no: 44, name: "process_stopped", real: "internal/integration: TestFourSecondsFrozenDropNothing", own: map[phase][]drive{
+	{no: 44, name: "process_stopped", real: "internal/realworld/servers: TestFourSecondsFrozenDropNothing", own: map[phase][]drive{
 		steady: only(func(c *cell) {
 			c.settle()
 			c.stopProcess(c.only())

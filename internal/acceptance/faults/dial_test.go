@@ -64,7 +64,7 @@ var dialFaults = []*row{
 		dialFails("server failure", &net.DNSError{Name: "srv", Err: "server misbehaving", IsTemporary: true}),
 		dialHangs("silence"),
 	}},
-	{no: 15, name: "refused", kind: dialFault, real: "internal/integration: TestSoak", strikes: []strike{
+	{no: 15, name: "refused", kind: dialFault, real: "internal/realworld/servers: TestSoak", strikes: []strike{
 		dialFails("refused", syscall.ECONNREFUSED), dialFails("reset", syscall.ECONNRESET),
 		dialFails("host unreachable", syscall.EHOSTUNREACH), dialFails("network unreachable", syscall.ENETUNREACH),
 		dialHangs("packets dropped"),
@@ -112,7 +112,7 @@ var dialFaults = []*row{
 		}
 		return all
 	}()},
-	{no: 50, name: "source_address", kind: dialFault, real: "internal/egress: TestShardsOverAddresses", strikes: []strike{
+	{no: 50, name: "source_address", kind: dialFault, real: "internal/realworld/proxies: TestShardsOverAddresses", strikes: []strike{
 		atHome("gone", &net.OpError{Op: "dial", Err: syscall.EADDRNOTAVAIL}), atHome("all ports busy", &net.OpError{Op: "dial", Err: syscall.EADDRINUSE}),
 		atHome("wrong family", &net.OpError{Op: "dial", Err: errNoSuitable}),
 	}},

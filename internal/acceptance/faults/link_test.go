@@ -71,9 +71,9 @@ func fewPongs(c *cell) {
 }
 
 var linkFaults = []*row{
-	{no: 1, name: "half_open", kind: linkFault, real: "internal/integration: TestSoak", with: func(cfg *wsshard.Config) { cfg.Health.FailureThreshold = 1 },
+	{no: 1, name: "half_open", kind: linkFault, real: "internal/realworld/servers: TestSoak", with: func(cfg *wsshard.Config) { cfg.Health.FailureThreshold = 1 },
 		strikes: []strike{{do: hole, is: harness.Is(wsshard.ErrPongTimeout), mute: true, check: wantGapOfHole}}},
-	{no: 9, name: "close_codes", kind: linkFault, real: "internal/integration: TestWS", strikes: func() (all []strike) {
+	{no: 9, name: "close_codes", kind: linkFault, real: "internal/realworld/servers: TestWS", strikes: func() (all []strike) {
 		for _, code := range []int{1000, 1001, 1002, 1003, 1005, 1007, 1008, 1009, 1010, 1011, 1012, 1013, 3000, 3999, 4000, 4004, 4009, 4999} {
 			all = append(all, strike{
 				name: fmt.Sprint(code), do: func(c *cell, at target) {
@@ -102,7 +102,7 @@ var linkFaults = []*row{
 		}
 		return all
 	}()},
-	{no: 12, name: "server_restart", kind: outage, real: "internal/integration: TestSoak", strikes: []strike{
+	{no: 12, name: "server_restart", kind: outage, real: "internal/realworld/servers: TestSoak", strikes: []strike{
 		{name: "killed", do: func(c *cell, _ target) { c.down() }},
 		{name: "1001", do: func(c *cell, _ target) { c.closeAll(1001) }}, {name: "1012", do: func(c *cell, _ target) { c.closeAll(1012) }},
 	}},

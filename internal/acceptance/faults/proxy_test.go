@@ -98,9 +98,9 @@ func (c *cell) wantOnlyTheProxy() {
 func overSOCKS(b harness.BadProxy) bool { return strings.HasPrefix(b.Scheme, "socks5") }
 
 var proxyFaults = []*row{
-	{no: 16, name: "proxy_auth", kind: dialFault, setup: (*cell).hire, real: "internal/egress: TestRealProxies",
+	{no: 16, name: "proxy_auth", kind: dialFault, setup: (*cell).hire, real: "internal/realworld/proxies: TestRealProxies",
 		strikes: tunnels(func(b harness.BadProxy) bool { return b.Step == "auth" })},
-	{no: 17, name: "proxy_dies", kind: linkFault, real: "internal/integration: TestSoak", setup: (*cell).hire, strikes: func() (all []strike) {
+	{no: 17, name: "proxy_dies", kind: linkFault, real: "internal/realworld/servers: TestSoak", setup: (*cell).hire, strikes: func() (all []strike) {
 		for _, scheme := range []string{"http", "socks5"} {
 			all = append(all, strike{name: scheme, with: via(scheme), check: (*cell).wantOnlyTheProxy, do: soon(func(c *cell, at target) {
 				c.agents.mu.Lock()

@@ -25,7 +25,7 @@ var neverStopped = map[string]string{
 	"(*HandshakeError).Error":   "a strings.Builder",
 	"handshakeError":            "the library below has read the body by then",
 	"ended":                     "ctx ends in the same instant",
-	"wsconn.(*ahead).fill":      "the same Read, of a real socket: see internal/integration",
+	"wsconn.(*ahead).fill":      "the same Read, of a real socket: see internal/realworld/servers",
 	"wsconn.newAhead":           "it is what fill calls",
 	"(*outbox).moveTo":          "a send's channel has room for the one result",
 	"wsconn.(*Conn).fill":       "it reads what whole waits for",
