@@ -12,7 +12,7 @@ type requested[S comparable] struct {
 
 // answer takes an acknowledgement. It returns the topics that it newly rejects, and those whose last request it confirms;
 // number is that of a topic's last request. met: something of it was unanswered, be it given up by now.
-func (p *proof[S]) answer(a Ack[S], number func(S) (uint64, bool)) (confirmed, rejected []S, met bool) {
+func (p *claims[S]) answer(a Ack[S], number func(S) (uint64, bool)) (confirmed, rejected []S, met bool) {
 	p.heard.Store(true)
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -89,7 +89,7 @@ func (p *proof[S]) answer(a Ack[S], number func(S) (uint64, bool)) (confirmed, r
 }
 
 // askedLocked remembers what a request was for, where it can be answered.
-func (p *proof[S]) askedLocked(request uint64, subs []S) {
+func (p *claims[S]) askedLocked(request uint64, subs []S) {
 	if !p.acks {
 		return
 	}
@@ -100,7 +100,7 @@ func (p *proof[S]) askedLocked(request uint64, subs []S) {
 }
 
 // doneLocked says that one topic less remembers a request.
-func (p *proof[S]) doneLocked(request uint64) {
+func (p *claims[S]) doneLocked(request uint64) {
 	if r := p.requests[request]; r != nil {
 		if r.open--; r.open <= 0 {
 			delete(p.requests, request)

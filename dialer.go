@@ -31,12 +31,12 @@ const maxHead = 64 << 10
 
 // dialer opens connections for all shards of a manager.
 type dialer struct {
-	cfg     ConnectionConfig
-	sources []netip.Addr
-	proxy   *url.URL    // nil: none
-	tls     *tls.Config // cloned; one session cache for all shards
-	plain   websocket.Dialer
-	late    error // what has taken longer than ConnectTimeout
+	cfg               ConnectionConfig
+	sources           []netip.Addr
+	proxy             *url.URL    // nil: none
+	tls               *tls.Config // cloned; one session cache for all shards
+	plain             websocket.Dialer
+	errConnectTimeout error // what has taken longer than ConnectTimeout
 
 	mu         sync.Mutex      // protects following fields; a leaf lock
 	keptWindow map[string]bool // servers by host:port that keep their compression window: they get no offer
@@ -44,7 +44,7 @@ type dialer struct {
 
 // newDialer expects a validated config.
 func newDialer(cfg ConnectionConfig) *dialer {
-	d := &dialer{cfg: cfg, tls: &tls.Config{}, late: fmt.Errorf("not connected after %v: %w", cfg.ConnectTimeout, context.DeadlineExceeded)}
+	d := &dialer{cfg: cfg, tls: &tls.Config{}, errConnectTimeout: fmt.Errorf("not connected after %v: %w", cfg.ConnectTimeout, context.DeadlineExceeded)}
 	for _, ip := range cfg.SourceIPs {
 		addr, _ := parseSource(ip)
 		d.sources = append(d.sources, addr)

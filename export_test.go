@@ -6,7 +6,7 @@ import "time"
 func SetSeed(seed uint64) { testSeed = seed }
 
 // NoteLate has m believe that a timer fired far past its due time: that the process had been stopped.
-func NoteLate[S comparable](m *ShardManager[S]) { m.late.Store(m.instant(time.Now())) }
+func NoteLate[S comparable](m *ShardManager[S]) { m.pausedAt.Store(m.instant(time.Now())) }
 
 // HoldsKeys reports whether the live connection of a shard remembers keys, for a switchover or after one.
 func HoldsKeys[S comparable](m *ShardManager[S], shard int) bool {

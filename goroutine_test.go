@@ -27,8 +27,8 @@ func wantLoops(t *testing.T, when string, n int, each ...string) {
 
 const (
 	reconnects = "(*ShardManager).launchLocked"
-	reads      = "(*session).read"
-	writes     = "(*session).write"
+	reads      = "(*reader).run"
+	writes     = "(*writer).run"
 	observes   = "(*events).deliver"
 )
 
@@ -82,7 +82,7 @@ func TestGoroutinesOfADial(t *testing.T) {
 			return ctx.Err()
 		})
 		w.m.Start(context.Background())
-		wantLoops(t, "a dial that hangs", 1, reconnects, "(*shard).attemptAsync")
+		wantLoops(t, "a dial that hangs", 1, reconnects, "(*opening).begin")
 		after(15 * time.Second)
 		w.net.OnDial(nil)
 		after(time.Minute)

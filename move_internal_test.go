@@ -18,14 +18,14 @@ func TestMoveOfAShardThatHasEnded(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := newShard(m, 0)
-	before := s.ask(&move{trigger: triggerCall})
+	s := newShard[string](m.core, m, 0)
+	before := s.ask(&wish{trigger: triggerCall})
 	s.stopped()
-	after := s.ask(&move{trigger: triggerCall})
-	for _, mv := range []*move{before, after} {
+	after := s.ask(&wish{trigger: triggerCall})
+	for _, mv := range []*wish{before, after} {
 		if !isClosed(mv.done) || mv.err != ErrStopped {
 			t.Errorf("over: %v, with %v", isClosed(mv.done), mv.err)
 		}
 	}
-	s.leaveMove(after)
+	s.leaveWish(after)
 }

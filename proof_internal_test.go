@@ -12,7 +12,7 @@ import (
 // court is a proof with what a session keeps beside it: the topics that are wanted, under numbers.
 type court struct {
 	t      *testing.T
-	p      *proof[string]
+	p      *claims[string]
 	wanted map[string]uint64
 	start  time.Time
 

@@ -1,14 +1,12 @@
 package wsshard
 
 import (
-	"context"
-	"errors"
 	"slices"
 	"sync"
 	"time"
 )
 
-// This file answers: how do two connections of a shard hand over delivery, with nothing lost and nothing twice?
+// This file answers: what is held of a new connection until its turn, and what proves by keys that it may come?
 
 // relay is shared by the two connections of a switchover. While the old one delivers, what the new one receives is held in
 // order; a held message whose key the old one delivers is let go. After the cutover a goroutine delivers what is held,
@@ -332,117 +330,4 @@ func (r *relay[S]) take() *heldMessage[S] {
 	r.removeLocked(h)
 	h.next, h.same = nil, nil
 	return h
-}
-
-// hold keeps a message of the new connection until its turn; false when it may be delivered now.
-func (c *session[S]) hold(msg Message, v *Verdict[S]) bool {
-	idle := c.conn.Signs().Idle
-	for {
-		switch c.relay.offer(msg, v, idle) {
-		case offerHeld:
-			return true
-		case offerDirect:
-			if c.live = true; c.ending.Load() {
-				c.leaveUnread(idle)
-				return true
-			}
-			return false
-		}
-		select { // full: the peer feels back-pressure until the shard's loop has decided
-		case <-c.relay.room:
-		case <-c.ctx.Done():
-			c.relay.leave()
-			c.leaveUnread(idle)
-			return true
-		}
-	}
-}
-
-// flush delivers what was held; then the read loop goes on by itself. A callback that takes the goroutine away ends the
-// session: what is held yet is lost then, and known to be.
-func (c *session[S]) flush() {
-	defer close(c.relay.over)
-	defer func() {
-		for h := c.relay.take(); h != nil; h = c.relay.take() {
-			c.leaveUnread(h.at)
-		}
-	}()
-	if seq := c.m.caps.sequence; seq != nil {
-		c.m.guard("ResetSequenceState", func() { seq.ResetSequenceState(c.st) }, c.end)
-	}
-	for h := c.relay.take(); h != nil; h = c.relay.take() {
-		ctx := c.ctx
-		if ctx.Err() != nil { // the connection is lost already, but this it did deliver
-			if ctx = c.sh.run.ctx; ctx.Err() != nil || errors.Is(context.Cause(c.ctx), ErrSequenceGap) {
-				c.leaveUnread(h.at)
-				return
-			}
-		}
-		var where string
-		c.m.guard("OnMessage", func() { c.deliverHeld(ctx, h, &where) }, c.end)
-	}
-}
-
-// deliverHeld delivers a message that was held, unless it is a duplicate: then only the SequenceValidator sees it.
-func (c *session[S]) deliverHeld(ctx context.Context, h *heldMessage[S], where *string) {
-	if !h.dup {
-		c.deliver(ctx, h.msg, &h.v, where)
-	} else if c.validated(h.msg, &h.v, where) {
-		c.repeated(h.v.Key)
-		c.m.count.duplicates.Add(1)
-	}
-}
-
-// quietRepeats is how long a connection that brings nothing may take to bring repeats.
-const quietRepeats = time.Minute
-
-// repeats are the keys that the connection before delivered. Whoever delivers owns it.
-type repeats struct {
-	keys  map[string]struct{}
-	span  time.Duration // without a repeat, after which none is to be expected
-	until time.Duration // on the reader's clock, when such a span ends; 0: none has begun
-}
-
-// over reports whether no repeat is to be expected any more. The span begins with a message, not with the cutover: a new
-// connection that lags behind by seconds still has its repeats to bring. It runs on the reader's clock: what a slow handler
-// keeps waiting is no later than it came.
-func (r *repeats) over(clock time.Duration) bool {
-	if r.until == 0 {
-		r.until = clock + r.span
-	}
-	return clock > r.until || len(r.keys) == 0
-}
-
-// expect looks for the keys that the connection before delivered; nothing is left of them soon, even if nothing comes.
-func (c *session[S]) expect(keys map[string]struct{}) {
-	if len(keys) == 0 {
-		return
-	}
-	cfg := &c.m.cfg.Switchover
-	r := &repeats{keys: keys, span: max(0, cfg.Linger) + max(0, cfg.DrainTimeout)}
-	c.repeats.Store(r)
-	c.forget(r, c.readerClock()+quietRepeats)
-}
-
-func (c *session[S]) forget(r *repeats, at time.Duration) {
-	left := at - c.readerClock()
-	if isClosed(c.delivered) || left <= 0 && isClosed(c.relay.over) {
-		c.repeats.CompareAndSwap(r, nil)
-	} else if c.repeats.Load() == r {
-		time.AfterFunc(max(left, time.Second), func() { c.forget(r, at) })
-	}
-}
-
-// repeated reports whether the connection before has delivered this key, and tells the one after that it was delivered.
-func (c *session[S]) repeated(key string) (again bool) {
-	if r := c.repeats.Load(); r != nil {
-		if _, again = r.keys[key]; again {
-			delete(r.keys, key)
-			r.until = 0
-		}
-	}
-	if r := c.watch.Load(); r != nil && r.delivered(key) && !again {
-		c.m.count.duplicateKeys.Add(1)
-	}
-	return again
 }
