@@ -142,21 +142,35 @@ func (o *opening[S]) admission(ctx context.Context) (u *url.URL, err error) {
 		}
 
 		// 3rd: has the handler thought better of it?
-		if s.Shut && (s.News || due) {
-			o.turnedAway()
+		elsewhere, err := o.rethink(ctx, s, hurry, due)
+		if err != nil {
+			return nil, err
 		}
-		if s.News || hurry || due && s.Patient {
-			next, door, err := o.askAgain(ctx)
-			if err != nil {
-				return nil, err
-			}
-			u, o.door, asked = next, door, time.Now()
-			g.Join(ctx, t, door)
+		if elsewhere != nil {
+			u, asked = elsewhere, time.Now()
 		}
 		if s.News || hurry || due {
 			again.Reset(o.untilNextAsk())
 		}
 	}
+}
+
+// rethink asks URL again where that may help, and lines up at the door that it names; nil: it was not asked. hurry says that a
+// Reconnect was heard, due that the last answer is a second old.
+func (o *opening[S]) rethink(ctx context.Context, s gate.State, hurry, due bool) (*url.URL, error) {
+	if s.Shut && (s.News || due) {
+		o.turnedAway()
+	}
+	if !s.News && !hurry && !(due && s.Patient) {
+		return nil, nil
+	}
+	u, door, err := o.askAgain(ctx)
+	if err != nil {
+		return nil, err
+	}
+	o.door = door
+	o.slot.run.gate.Join(ctx, o.ticket, door)
+	return u, nil
 }
 
 // current is u, or the newest word of the handler where u has waited: signatures and tokens in a URL do not last as long as a

@@ -3,6 +3,8 @@ package wsshard
 import (
 	"context"
 	"log/slog"
+	"path"
+	"reflect"
 	"runtime"
 	"runtime/debug"
 	"strings"
@@ -21,7 +23,7 @@ const errGoexit = "runtime.Goexit"
 // guard calls the application and survives its panics. A callback that neither returns nor panics (runtime.Goexit, as
 // t.Fatal does) ends the goroutine after the deferred calls; left hears of it.
 //
-// Its frame on the stack also tells that a method was called from inside a callback: see inCallback.
+// Its frame on the stack also tells that a method was called from inside a callback: onStack finds it by this name.
 //
 //go:noinline
 func (c *core[S]) guard(where string, f func(), left func(error)) (err error) {
@@ -69,6 +71,17 @@ func (c *core[S]) apart(where string, f func()) error {
 	return <-done
 }
 
+// frame is a method of this package that is looked for on the stack.
+type frame struct{ typ, method string }
+
+// These are found by their names: whoever renames one must rename it here, and its comment says so.
+var (
+	inGuard     = frame{"core", "guard"}
+	inMessage   = frame{"reader", "message"}    // the read loop's callbacks have no guard of their own
+	inHandle    = frame{"guardedLog", "Handle"} // nor have log handlers
+	inWriteLoop = frame{"writer", "writeLoop"}
+)
+
 // inCallback reports whether waiting here would wait for a callback of this manager: ctx comes from one, or the caller's
 // own stack goes through guard. The stack does not say whose guard it is; ctx does, so where ctx names another manager's
 // callback, that is believed.
@@ -76,20 +89,20 @@ func (c *core[S]) inCallback(ctx context.Context) bool {
 	if of := ctx.Value(callbackKey{}); of != nil {
 		return of == any(c)
 	}
-	return onStack("guard", "message", "Handle") // the read loop's callbacks have no guard of their own: see session.message
+	return onStack(inGuard, inMessage, inHandle)
 }
 
-// onStack reports whether a method of this package of that name is among the callers.
-func onStack(methods ...string) bool {
+// onStack reports whether one of these methods is among the callers.
+func onStack(wanted ...frame) bool {
 	var pcs [64]uintptr
 	for skip := 2; ; skip += len(pcs) {
 		n := runtime.Callers(skip, pcs[:])
 		frames := runtime.CallersFrames(pcs[:n])
 		for {
 			f, more := frames.Next()
-			if strings.HasPrefix(f.Function, packagePath) {
-				for _, method := range methods {
-					if strings.HasSuffix(f.Function, "."+method) {
+			if name, ours := strings.CutPrefix(f.Function, packagePath); ours {
+				for _, w := range wanted {
+					if w.is(name) {
 						return true
 					}
 				}
@@ -104,7 +117,23 @@ func onStack(methods ...string) bool {
 	}
 }
 
-const packagePath = "github.com/seed-829c304d/wsshard."
+// is reports whether a stack calls the method so: "(*core[...]).guard", "guardedLog.Handle".
+func (f frame) is(name string) bool {
+	typ, ok := strings.CutSuffix(name, f.method)
+	if !ok {
+		return false
+	}
+	typ, _ = strings.CutPrefix(typ, "(*")
+	rest, ok := strings.CutPrefix(typ, f.typ)
+	return ok && (rest == "." || rest == ")." || rest == "[...])." || rest == "[...].")
+}
+
+// packagePath is what the functions of this package begin with on a stack, wherever the package lives: there the dots of a path's
+// last element are escaped.
+var packagePath = func() string {
+	dir, last := path.Split(reflect.TypeFor[Config]().PkgPath())
+	return dir + strings.ReplaceAll(last, ".", "%2e") + "."
+}()
 
 // guardedLimiter is an application's ConnectLimiter, whose panics harm nobody.
 type guardedLimiter[S comparable] struct {
@@ -135,6 +164,7 @@ func (g guardedLog) Enabled(ctx context.Context, level slog.Level) bool {
 	return g.Handler.Enabled(ctx, level)
 }
 
+// Handle is a callback, too: onStack finds it by this name.
 func (g guardedLog) Handle(ctx context.Context, r slog.Record) error {
 	defer g.survive()
 	return g.Handler.Handle(ctx, r)

@@ -143,7 +143,7 @@ func (r *reader[S]) guarded(text bool, data []byte) {
 }
 
 // message takes one message through the hooks, in the order that the documentation promises: text pong, Inspect (else
-// IsHeartbeat and IsDataMessage), Acknowledge, IsReady, and then what deliver does, unless it has to wait for a cutover.
+// IsHeartbeat and IsDataMessage), Acknowledge, IsReady, and then what deliver does, unless it has to wait for a cutover. onStack finds it by this name: callbacks run in it.
 func (r *reader[S]) message(text bool, data []byte) {
 	stats, caps := &r.slot.stats, &r.core.caps
 	stats.messages.Add(1)

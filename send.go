@@ -24,7 +24,7 @@ func (m *ShardManager[S]) Send(ctx context.Context, shardID int, msg Message) er
 	if ctx.Err() != nil {
 		return context.Cause(ctx)
 	}
-	writer := onStack("writeLoop")
+	writer := onStack(inWriteLoop)
 	out := &send{ctx: ctx, msg: msg, done: make(chan error, 1)}
 	for {
 		err := c.out.send(out)

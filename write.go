@@ -157,7 +157,7 @@ func (w *writer[S]) closeConn() {
 }
 
 // writeLoop is the only writer of the connection: it answers, pings, judges and reconciles. It returns why the session
-// ends.
+// ends. onStack finds it by this name: who calls Send inside it, as a request is encoded, must not wait for it.
 func (w *writer[S]) writeLoop() error {
 	timer := time.NewTimer(time.Hour)
 	defer timer.Stop()

@@ -82,7 +82,7 @@ var plants = []plant{
 		{"read.go", "if !r.live && r.hold(msg, &v) {", "if !r.live && r.isRetired() {"},
 	}},
 	{"an answer to the last request counts for this one", "Ack", []replacement{
-		{"answer.go", "answers := func(request uint64) bool { return a.Request == 0 || a.Request == request }", "answers := func(uint64) bool { return true }"},
+		{"answer.go", "return h.ack.Request == 0 || h.ack.Request == request", "return true"},
 	}},
 	{"a slow handler is a dead peer", "Slow|Health", []replacement{
 		{"health.go", "\tif !s.Waiting { // what has come since may bring what is missed here, and is not handled yet\n\t\tclock = s.Asked\n\t}\n", ""},
