@@ -8,7 +8,7 @@ import (
 	"github.com/seed-829c304d/wsshard/internal/wsconn"
 )
 
-// This file answers: what do a session's loops tell others, and what follows of it about messages that may be missing?
+// This file answers: what do a session's loops tell others?
 
 // board is where each loop of a session writes what others read. Instants are on the connection's clock; of those that are
 // marked, 0 says that there is none.
@@ -25,10 +25,10 @@ type board struct {
 	readySeen  atomic.Int64 // requests written when IsReady was true last, plus 1
 	rtt        atomic.Int64
 	answeredAt atomic.Int64 // marked: the writing of the last ping that was answered
-	warned     atomic.Int64 // how old the connection was when a notice came last that nobody has heeded, plus 1 ns; 0: none came
+	warned     atomic.Int64 // how old the connection was when the last notice came that nobody has heeded, plus 1 ns; 0: none came
 	readToEnd  atomic.Bool  // it was read until the peer closed it
-	openUntil  atomic.Int64 // marked: until when the peer had not closed for certain, where the reader was behind; 0: until the reader saw it
-	unread     atomic.Int64 // what came since may be undelivered; 0: nothing is. Whoever delivers says so
+	openUntil  atomic.Int64 // marked: until when the peer had certainly not closed, where the reader was behind; 0: until the reader saw it close
+	unread     atomic.Int64 // since when messages may be undelivered; 0: none is. Whoever delivers says so
 
 	// The write loop says:
 	settledUpTo atomic.Uint64 // touches that are settled here
@@ -36,8 +36,8 @@ type board struct {
 	requests    atomic.Int64  // written
 	wroteAt     atomic.Int64  // the last request until all was written for the first time, and repetitions since
 	pingSent    atomic.Int64
-	pingOpen    atomic.Uint64 // the ping that is unanswered; 0: none. Its pingSent is stored while this is 0. The read loop clears it
-	silentAt    atomic.Int64  // marked: see gapFrom, as it was when it was found silent; 0: it was not, or it has data again
+	pingOpen    atomic.Uint64 // the unanswered ping; 0: none. Its pingSent is stored while this is 0. The read loop clears it
+	silentAt    atomic.Int64  // marked: what gapFrom said when health found the connection silent; 0: it was not, or it has data again
 	dataThen    atomic.Int64  // dataAt when it was found silent
 }
 
@@ -76,7 +76,7 @@ func (b *board) readerClock() time.Duration { return b.conn.Signs().Clock(b.conn
 // lastFrame is when the last frame of any kind came that was not part of an unfinished message.
 func (b *board) lastFrame() time.Time { return b.conn.At(b.conn.Whole()) }
 
-// lastData is when the last data came; without any, when the connection was opened.
+// lastData is when the last data came. Without any it is when the connection was opened.
 func (b *board) lastData() time.Time {
 	if at := b.dataAt.Load(); at != 0 {
 		return b.conn.At(clocked(at))

@@ -32,8 +32,8 @@ type change[S comparable] struct {
 	judgement[S]
 }
 
-// switchover replaces cur and returns the session that delivers from now on: the new one; cur itself, untouched, when it
-// failed; nil when cur was lost meanwhile and the new one did not come.
+// switchover replaces cur and returns the session that delivers from now on. If it failed that is cur itself, untouched. If cur was lost
+// meanwhile and the new one did not come, it is nil.
 func (s *shard[S]) switchover(ctx context.Context, cur *session[S], wish *wish) *session[S] {
 	if s.closesFirst() {
 		cur.end(ErrReconnect)
@@ -156,8 +156,8 @@ func (ch *change[S]) urge() (silent, aborted bool) {
 	return silent, aborted
 }
 
-// dial begins to open next. It waits until the door and a permit are both free, and holds neither while it waits for the other;
-// a silent or lost cur needs no permit.
+// dial begins to open next. It waits until the door and a turn are both free, and holds neither while it waits for the other;
+// a silent or lost cur needs no turn.
 func (ch *change[S]) dial(ctx context.Context) <-chan attemptResult[S] {
 	s := ch.s
 	ch.urge()
@@ -252,8 +252,8 @@ func (ch *change[S]) cutOver(ctx context.Context) {
 	go next.flush()
 }
 
-// openGapOfUnproven begins a gap of what cur went on with and next is not known to carry, though the cutover did not wait for it:
-// what was wanted anew since next had settled all up to a touch. With an Unsubscriber that is a new subscription, of which nothing
+// openGapOfUnproven begins a gap of topics that cur went on with and that next is not known to carry, though the cutover did not wait
+// for them: they were wanted anew since next had settled all up to a touch. With an Unsubscriber that is a new subscription, of which nothing
 // is promised until it is proven.
 func (ch *change[S]) openGapOfUnproven() {
 	s, cur, next := ch.s, ch.cur, ch.next

@@ -11,27 +11,27 @@ import (
 
 // This file answers: which of the subscriptions written on a connection are proven to be live there?
 
-// claims follow each topic from its request to its answer: the claims of a connection. With an Acknowledger only an answer
+// claims follow each topic of a connection from its request to its answer. With an Acknowledger only an answer
 // proves a topic; without, what IsReady says after the request where there is a ReadyDetector, else data that names it, or
 // Settle. The write loop adds claims, the read loop settles them. What was proven takes no memory.
 //
 // It follows unsubscriptions as well: until one is answered, or its time is over, the server may send the topic yet.
 type claims[S comparable] struct {
 	acks     bool          // an Acknowledger answers
-	detector bool          // a ReadyDetector proves, and nothing else; set before anything is written
+	detector bool          // a ReadyDetector proves, and nothing else does. Set before anything is written
 	timeout  time.Duration // AckTimeout or Settle
 	off      bool          // AckTimeout is off: nothing is written once more, and nothing fails
-	lately   func(S) bool  // says of a topic that is written that late data of an earlier subscription may come; nil: of none. Called by the write loop
-	open     atomic.Bool   // something is unproven: what the read loop looks at for each message
+	lately   func(S) bool  // reports whether late data of an earlier subscription of a topic may come; nil: it never does. The write loop calls it
+	open     atomic.Bool   // something is unproven. The read loop looks at this for each message
 	busy     atomic.Bool   // the write loop has something to look at
 	heard    atomic.Bool   // some answer came
-	telling  atomic.Bool   // a gap may wait for topics that are proven here; written under mu
+	telling  atomic.Bool   // a gap may wait for topics that are proven here. Written under mu
 
 	mu       sync.Mutex // protects following fields
 	claims   map[S]claim
 	leaving  map[S]departure
 	requests map[uint64]*requested[S] // by request id, while something of it may be answered
-	queue    []claimed[S]             // claims and departures in the order of their deadlines; some are void by now
+	queue    []claimed[S]             // claims and departures in the order of their deadlines. Some may be void
 	failed   map[S]failure
 	refused  []S        // rejected since the write loop last looked
 	answered []S        // topics whose claim ended, or was late, since then
@@ -75,6 +75,7 @@ type failure struct {
 // where AckTimeout is off.
 const defaultAckTimeout = 10 * time.Second
 
+// newProof makes the claims of a connection. acks says that the handler is an Acknowledger.
 func newProof[S comparable](acks bool, cfg *Config) *claims[S] {
 	p := &claims[S]{acks: acks, timeout: cfg.Switchover.Settle}
 	if acks {
@@ -164,8 +165,7 @@ func (p *claims[S]) dropFailureLocked(s S) {
 	}
 }
 
-// noteLocked lets go of what nobody needs any more, and publishes whether there is anything left. Each method that changes
-// something ends with it.
+// noteLocked frees empty maps, and publishes whether anything is left. Each method that changes something ends with it.
 func (p *claims[S]) noteLocked() {
 	if len(p.claims) == 0 {
 		p.claims = nil
@@ -279,7 +279,8 @@ func (p *claims[S]) ready() {
 	p.noteLocked()
 }
 
-// expire ends claims whose time is over: settled without an Acknowledger; with one, to be written once more, or failed.
+// expire ends claims whose time is over. Without an Acknowledger they are settled. With one, redo are to be written once more, and
+// failed are given up.
 func (p *claims[S]) expire(now time.Time) (redo, failed []S) {
 	p.mu.Lock()
 	defer p.mu.Unlock()

@@ -7,7 +7,7 @@ import (
 
 // This file answers: when may the new connection of a switchover take over?
 
-// judgement is what the shard's loop remembers from one look at the two connections to the next.
+// judgement is what the shard loop remembers from one look at the two connections to the next.
 type judgement[S comparable] struct {
 	due     time.Time // when to look again at the latest; zero: no such time
 	readyAt time.Time // since when next is ready, or was last
@@ -19,7 +19,7 @@ type judgement[S comparable] struct {
 
 	// Topics that come and go without a pause would let nothing be still for as long as Linger. Then cur is kept still.
 	stillAt               time.Time     // since when it is to be; zero: it is not
-	unsubscribedMeanwhile *meanwhile[S] // nil: it is not
+	unsubscribedMeanwhile *meanwhile[S] // which topics were since then; nil: it is not
 	still                 milestone     // what next must have written since then
 	carriedUpto           uint64        // the touch up to which next has settled what cur carries, as it was found last
 	sinceAt               time.Time     // since when it carries what is on cur; zero: it does not
@@ -226,7 +226,7 @@ func (ch *change[S]) brings(now time.Time) bool {
 	return waits || last.After(ch.opened)
 }
 
-// deadline is when the switchover must be over, once the last request is written; zero: never, or it is not written yet.
+// deadline is when the switchover must be over. It is zero if there is no Timeout, or the last request is not written yet.
 func (ch *change[S]) deadline() (at time.Time) {
 	limit, next := ch.s.core.cfg.Switchover.Timeout, ch.next
 	if limit <= 0 || next.settledUpTo.Load() < ch.cur.settledUpTo.Load() && ch.stillAt.IsZero() {
@@ -235,7 +235,8 @@ func (ch *change[S]) deadline() (at time.Time) {
 	return latest(ch.stillAt, next.conn.At(time.Duration(next.wroteAt.Load()))).Add(limit)
 }
 
-// reached returns since when all is proven that cur carried when next had written that for the first time; zero: it is not.
+// reached returns since when the goal is proven: all that cur carried when next had written as much for the first time. It returns zero
+// if the goal is not proven yet.
 func (ch *change[S]) reached(now time.Time) time.Time {
 	if !ch.goal.set && ch.next.settledUpTo.Load() >= ch.cur.settledUpTo.Load() {
 		ch.goal = milestone{true, ch.cur.settledUpTo.Load(), ch.next.requests.Load()}
@@ -248,8 +249,8 @@ func (ch *change[S]) reached(now time.Time) time.Time {
 	return ch.goalAt
 }
 
-// ready reports whether next seems to carry what cur carries, and to have proven it; and since when. It is asked often, and
-// of a cur that is not kept still it knows only what is published: carriesAll is the exact question.
+// ready reports whether next seems to carry all that cur carries, and to have proven it, and since when. It is asked often. Of a cur that
+// is not kept still it knows the board only: carriesAll is the exact question.
 func (ch *change[S]) ready(now time.Time) (since time.Time, ok bool) {
 	if ch.stillAt.IsZero() {
 		upto := ch.cur.settledUpTo.Load()
@@ -286,7 +287,7 @@ func (ch *change[S]) carriesAll(now time.Time) bool {
 		_, is := on.Number(sub)
 		return is && ch.s.wants(sub) && !ch.unsubscribedMeanwhile.has(sub)
 	}
-	// In this order: what is settled was claimed before, and what is touched meanwhile shows up in Since.
+	// In this order: a topic that is settled was claimed before, and one that is touched meanwhile shows up in Since.
 	m := ch.still
 	if !m.set {
 		m = milestone{true, next.settledUpTo.Load(), next.requests.Load()}
@@ -346,8 +347,8 @@ func (ch *change[S]) evidence() string {
 	return "acks"
 }
 
-// freeze has cur write no requests; false until cur has seen it. While it is frozen, what it has applied stands still and is lent
-// to us.
+// freeze has cur write no requests. It returns false until cur has seen it. While cur is frozen its applied set stands still and is
+// lent to us.
 func (ch *change[S]) freeze() bool {
 	if ch.cur.loan.ask() {
 		poke(ch.cur.wake)

@@ -91,7 +91,7 @@ func (d *dialer) egress(shard int) string {
 	return strings.Join(way, " via ")
 }
 
-// header merges what is static with what was computed for this dial, and refuses what cannot be sent.
+// header merges the static headers with those that were computed for this dial, and refuses those that cannot be sent.
 func (d *dialer) header(computed http.Header) (http.Header, error) {
 	h := http.Header{}
 	for _, from := range []http.Header{d.cfg.Header, computed} {
@@ -274,7 +274,7 @@ func handshakeError(resp *http.Response, err error) error {
 	return &HandshakeError{Reason: "its answer is not HTTP: " + unquoted(err)}
 }
 
-// unquoted is what a parser says without what it quotes: a peer may have echoed what it was sent.
+// unquoted is a parser's error without its quotations: a peer may have echoed a secret that it was sent.
 func unquoted(err error) string {
 	text := err.Error()
 	if i := strings.IndexAny(text, `":[`); i >= 0 {

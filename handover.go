@@ -22,7 +22,7 @@ func (r *reader[S]) hold(msg Message, v *Verdict[S]) bool {
 			}
 			return false
 		}
-		select { // full: the peer feels back-pressure until the shard's loop has decided
+		select { // full: the peer feels back-pressure until the shard loop has decided
 		case <-r.relay.room:
 		case <-r.ctx.Done():
 			r.relay.leave()

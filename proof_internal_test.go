@@ -9,7 +9,7 @@ import (
 	"github.com/seed-829c304d/wsshard/internal/reconcile"
 )
 
-// court is a proof with what a session keeps beside it: the topics that are wanted, under numbers.
+// court is the claims of a connection with what a session keeps beside it: the topics that are wanted, under numbers.
 type court struct {
 	t      *testing.T
 	p      *claims[string]

@@ -63,8 +63,8 @@ func (r *reader[S]) run() {
 	returned = true
 }
 
-// leaveOff notes what the end of the read loop leaves unread: nothing, where the peer has closed and the loop went on until then.
-// A callback that took the loop away leaves what lay behind its message in the buffer, and what is in the socket.
+// leaveOff notes whether the end of the read loop leaves anything unread. It does not if the peer has closed and the loop went on until
+// then. If a callback took the loop away, the messages behind its own are left: in the buffer, and in the socket.
 func (r *reader[S]) leaveOff(err error, returned bool) {
 	var ce *CloseError
 	signs := r.conn.Signs()
@@ -353,7 +353,7 @@ func (r *reader[S]) onPong(payload string) {
 	}
 }
 
-// onPing is called by the read loop for a ping frame. The write loop answers; during Login there is none.
+// onPing is called by whoever reads, for a ping frame. The write loop answers. During Login there is none, so Login's pen does.
 func (r *reader[S]) onPing(payload string) {
 	if r.out.ping(ping{payload, r.conn.Stamp()}) {
 		poke(r.wake)

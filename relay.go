@@ -6,7 +6,7 @@ import (
 	"time"
 )
 
-// This file answers: what is held of a new connection until its turn, and what proves by keys that it may come?
+// This file answers: which messages of a new connection wait for the cutover, and which keys prove that it may come?
 
 // relay is shared by the two connections of a switchover. While the old one delivers, what the new one receives is held in
 // order; a held message whose key the old one delivers is let go. After the cutover a goroutine delivers what is held,
@@ -14,7 +14,7 @@ import (
 type relay[S comparable] struct {
 	most      int  // messages held, and keys remembered; not positive: no limit
 	mostBytes int  // not positive: no limit
-	keep      bool // duplicates are held too: a SequenceValidator must see them
+	keep      bool // duplicates are held too, because a SequenceValidator must see them
 	wake      chan struct{}
 	room      chan struct{} // cap 1; a token when the read loop that waits in hold is to look again
 	over      chan struct{} // closed when delivery is handed over, or will never be
@@ -39,8 +39,8 @@ type relay[S comparable] struct {
 
 	armed   bool                // the new connection is ready: what follows is the proof by keys
 	need    map[string]struct{} // keys that the old connection must deliver
-	later   bool                // nothing with a key had come by then: the first one that comes counts
-	since   time.Time           // one key that the new connection received since then is enough; zero: it is not
+	later   bool                // the new connection had brought no key by then: the first key that it brings must be delivered
+	since   time.Time           // one key is enough that the new connection received since then; zero: all are needed
 	matched time.Time           // when the newest message came that the old connection has delivered, too
 }
 
@@ -130,7 +130,7 @@ func (r *relay[S]) offer(msg Message, v *Verdict[S], at time.Duration) offer {
 	return offerHeld
 }
 
-// blockLocked notes whether the read loop waits in hold. Its clock stands still there while the shard's loop decides or
+// blockLocked notes whether the read loop waits in hold. Its clock stands still there while the shard loop decides or
 // flush is in a callback. When delivery is the read loop's again nothing excuses a wait: then the clock runs, so that health
 // sees a reader that nobody woke.
 func (r *relay[S]) blockLocked(blocked bool) {
@@ -261,9 +261,9 @@ func (r *relay[S]) delivered(key string) (again bool) {
 	return false
 }
 
-// arm begins the proof by keys: the new connection is ready. The old one must deliver all that is held with a key. It cannot
-// where the new one brings topics that the old one does not, or did not when it could have brought the same: then one key
-// that the new one received after since is enough, too.
+// arm begins the proof by keys, when the new connection is ready. The old one must deliver all keys that are held. It cannot do so if
+// the new one brings topics that the old one does not bring, or did not bring in time: then one key that the new one received after
+// since is enough, too.
 func (r *relay[S]) arm(since time.Time) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -273,8 +273,8 @@ func (r *relay[S]) arm(since time.Time) {
 	}
 }
 
-// overlapped reports whether the old connection has delivered all that the proof asks for. used: there are keys at all;
-// without any there is nothing to ask for.
+// overlapped reports whether the old connection has delivered all keys that the proof asks for. used says that there are keys at all.
+// Without any the proof asks for none.
 func (r *relay[S]) overlapped() (met, used bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()

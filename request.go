@@ -58,8 +58,8 @@ func (w *writer[S]) makeRoom(now time.Time, next *alarm) {
 	w.keeper.replaceFull()
 }
 
-// drop unsubscribes topics that are then subscribed again, for want of a Resubscriber; false when there is no message for
-// that.
+// drop unsubscribes topics for which there is no Resubscriber, so that they are subscribed again. It returns false if there is no
+// message for that either.
 func (w *writer[S]) drop(b reconcile.Batch[S]) (done bool, err error) {
 	drop := b
 	drop.Kind = reconcile.Unsubscribe
@@ -196,7 +196,7 @@ func (w *writer[S]) encode(b reconcile.Batch[S]) (id uint64, msg Message, err er
 	return req.ID, msg, err
 }
 
-// settleAnswers takes in what was answered, and what was not in time.
+// settleAnswers takes in the answers that have come, and ends the claims whose time is over.
 func (w *writer[S]) settleAnswers(now time.Time, next *alarm) {
 	if !w.claims.busy.Load() {
 		return

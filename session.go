@@ -13,7 +13,7 @@ import (
 
 // This file answers: how does one connection live and end: its three parts, and the signals between them?
 //
-// A session has three parts. The reader belongs to the read loop, the writer to the write loop; neither names a field of the
+// A session has three parts. The reader belongs to the read loop, the writer to the write loop, and neither names a field of the
 // other. The board is where each writes what others read.
 //
 // How a request is sent (write.go):
@@ -27,7 +27,7 @@ import (
 //
 // How a message is received (read.go):
 //
-//  1. The read loop reads a whole message; ping and pong frames before it are noted on the way.
+//  1. The read loop reads a whole message, and notes ping and pong frames on the way.
 //  2. It asks the handler what the message is, notes on the board that data came, and settles claims that it proves or answers.
 //  3. While the session is not the one that delivers, the relay holds the message (handover.go).
 //  4. Else the read loop asks for its place in the sequence, drops it if the connection before has delivered its key, and calls
@@ -141,7 +141,7 @@ func (c *session[S]) end(cause error) {
 	poke(c.wake)
 }
 
-// cause is why the session ended; nil while it lives.
+// cause is why the session ended. It is nil while the session lives.
 func (c *session[S]) cause() error {
 	if c.isRetired() {
 		return ErrReplaced
@@ -187,7 +187,7 @@ func (c *session[S]) tellProven() {
 }
 
 // claimTime is what claims are timed by. An answer is read by the goroutine that runs OnMessage, so the time that is spent
-// there does not count against the server; Settle is nobody's fault, and counts it.
+// there does not count against the server. Settle is nobody's fault, and counts it.
 func (c *session[S]) claimTime(now time.Time) time.Time {
 	if !c.claims.acks {
 		return now
@@ -199,7 +199,7 @@ func (c *session[S]) claimTime(now time.Time) time.Time {
 // lent the write loop writes no request, so that it stands still.
 type loan[S comparable] struct {
 	state   atomic.Int32
-	applied *reconcile.Applied[S] // written by the write loop while the state is loanAsked; read while it is loanGiven
+	applied *reconcile.Applied[S] // the write loop writes it while the state is loanAsked, the shard loop reads it while it is loanGiven
 }
 
 const (

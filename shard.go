@@ -35,7 +35,7 @@ type shard[S comparable] struct {
 	gen      uint64
 	failedAt map[gate.Key]bool // doors at which dials have failed since the last stable connection
 
-	mu        sync.Mutex // protects following fields; a leaf lock
+	mu        sync.Mutex // protects following fields. Under it only the locks of claims and of the desired set are taken
 	reconnect bool       // asked for
 	over      bool       // the loop has ended: nobody answers any more
 	wish      *wish      // the switchover that is asked for or under way
@@ -83,7 +83,7 @@ func (s *shard[S]) reconnectLoop(ctx context.Context) {
 		err := res.err
 		s.tries.dials += res.turned
 
-		// 2nd: hold what it opened, and what replaces that, until nothing is live.
+		// 2nd: hold the session that it opened, and those that replace it, until none is live.
 		intended := false
 		if err == nil {
 			s.takeReconnect() // one that was asked for meanwhile has its new connection

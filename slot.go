@@ -13,7 +13,7 @@ import (
 // maxQuiet bounds the data timeout of a quiet market, which doubles each time that a new connection is as silent.
 const maxQuiet = 15 * time.Minute
 
-// slot is what a shard has besides its loop: what it wants, what it has counted, what it misses. It outlives connections. The
+// slot is all of a shard but its loop: its desired set, its counters, its gaps. It outlives connections. The
 // shard's sessions hold it, and all of it may be used by any goroutine.
 type slot[S comparable] struct {
 	core    *core[S]
@@ -68,7 +68,7 @@ func (s *slot[S]) silent(hadData bool, after time.Duration) {
 	}
 }
 
-// openGap begins a gap of what the ended session l carried since then, less the server's skew.
+// openGap begins a gap of the topics that a session which has ended carried since then, less the server's skew.
 func (s *slot[S]) openGap(l *loss[S]) {
 	if subs := l.names(s.linger()); len(subs) > 0 {
 		s.miss(l.gap(s.linger()), subs)

@@ -191,7 +191,7 @@ func (s *shard[S]) replaceFull() {
 	s.ask(&wish{trigger: triggerCapacity, class: gate.Asked})
 }
 
-// replaceSilent asks for c, which is silent, to be replaced; false when it must reconnect instead.
+// replaceSilent asks for c, which is silent, to be replaced. It returns false if c must reconnect instead.
 func (s *shard[S]) replaceSilent(c *session[S], cause error) bool {
 	if s.closesFirst() || s.live.Load() != c {
 		return false

@@ -11,11 +11,12 @@ import (
 
 // This file answers: what is written on a connection, and when?
 
-// lateLimit is how far past its due time a timer fires when the process itself was stopped: a paused machine, a debugger,
-// a long collection. The deadlines of that time say nothing about the peer.
+// If our own timer fires later than lateLimit, the process itself was stopped: a paused machine, a debugger, a long collection. The
+// deadlines of that time say nothing about the peer.
 const lateLimit = time.Second
 
-// lateBit is how late a timer fires when at least the reader may be as late: what it was waiting for is there, unread.
+// If our own timer fires later than lateBit, the machine is busy and the read loop may lag as well: the frame that we are about to miss
+// may be in the socket already.
 const lateBit = 20 * time.Millisecond
 
 // alarm collects the earliest instant at which the write loop has something to do.
@@ -33,7 +34,7 @@ type writer[S comparable] struct {
 	pen          *pen
 	applied      *reconcile.Applied[S]
 	health       *health
-	batch        int       // topics in the next request: fewer after one that could not be encoded
+	batch        int       // topics in the next request. 0: the most; fewer after a request that could not be encoded
 	crowded      time.Time // when a replacement was asked for, for want of room
 	asked        bool      // a request has been written
 	sick         bool      // a replacement was asked for
@@ -64,7 +65,7 @@ func (w *writer[S]) hadLately(sub S) bool {
 	return w.offs.has(sub, time.Now().Add(-w.slot.linger()))
 }
 
-// run is the write loop's goroutine; it also closes the connection.
+// run is the write loop's goroutine. It also closes the connection.
 func (w *writer[S]) run() {
 	defer close(w.written)
 	defer w.closeConn()
@@ -206,7 +207,7 @@ func (w *writer[S]) writeLoop() error {
 	}
 }
 
-// judge asks health, and has a silent connection replaced; any other sickness ends it.
+// judge asks health whether the peer is well. A silent connection it has replaced. Any other sickness is the cause of its end.
 func (w *writer[S]) judge(now time.Time, next *alarm) error {
 	if late := w.core.pausedAt.Load(); late != w.grace {
 		w.grace = late
@@ -256,7 +257,7 @@ func (w *writer[S]) judge(now time.Time, next *alarm) error {
 	return nil
 }
 
-// keepBook takes in what was answered, and tells what is settled by now.
+// keepBook takes in the answers that have come, and publishes how far the connection has come.
 func (w *writer[S]) keepBook(now time.Time, next *alarm) {
 	if w.loan.give(w.applied) {
 		poke(w.slot.wake)
@@ -273,7 +274,7 @@ func (w *writer[S]) keepBook(now time.Time, next *alarm) {
 	w.nudge()
 }
 
-// nudge has the shard's loop look at a connection that is to take over: its readiness may have changed.
+// nudge has the shard loop look at a connection that is to take over: its readiness may have changed.
 func (w *writer[S]) nudge() {
 	if w.relay != nil && !w.keeper.delivers(w.session) {
 		poke(w.slot.wake)
