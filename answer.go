@@ -12,84 +12,110 @@ type requested[S comparable] struct {
 
 // answer takes an acknowledgement. It returns the topics that it newly rejects, and those whose last request it confirms;
 // number is that of a topic's last request. met: something of it was unanswered, be it given up by now.
-func (p *proof[S]) answer(a Ack[S], number func(S) (uint64, bool)) (confirmed, rejected []S, met bool) {
+func (p *claims[S]) answer(a Ack[S], number func(S) (uint64, bool)) (confirmed, rejected []S, met bool) {
 	p.heard.Store(true)
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	defer p.noteLocked()
-	answers := func(request uint64) bool { return a.Request == 0 || a.Request == request }
-	gone := func(s S) { // an unsubscription is over, however it was answered
-		if d, ok := p.leaving[s]; ok && answers(d.request) {
-			p.goneLocked(s)
-			met = true
-		}
-	}
-	confirm := func(s S) {
-		num := uint64(0)
-		if c, ok := p.claims[s]; ok && answers(c.request) {
-			p.settleLocked(s)
-			num, met = c.num, true
-		} else if f := p.failed[s]; !ok && f.request != 0 && answers(f.request) { // late, after it was given up
-			p.dropFailureLocked(s)
-			num, met = f.num, true
-		} else {
-			gone(s)
-		}
-		if last, ok := number(s); ok && last == num {
-			confirmed = append(confirmed, s)
-		}
-	}
-	reject := func(s S) {
-		c, claimed := p.claims[s]
-		f, failed := p.failed[s]
-		last, wanted := number(s)
-		said := failure{num: c.num, err: a.Err}
-		if said.err == nil {
-			said.err = ErrRejected
-		}
-		switch {
-		case claimed && answers(c.request):
-			rejected, met = append(rejected, s), true
-		case f.request != 0 && answers(f.request): // late: it was told of already, but now it is known why
-			said.num, met = f.num, true
-		case a.Request == 0 && wanted && !claimed && !failed: // what was confirmed once is taken back
-			said.num = last
-			rejected = append(rejected, s)
-		default:
-			gone(s)
-			return
-		}
-		p.failLocked(s, said)
-		p.refused = append(p.refused, s)
-	}
+	h := hearing[S]{claims: p, ack: a, number: number}
 	var whole []S
 	if r := p.requests[a.Request]; r != nil {
 		whole = r.subs
 	}
 	for _, s := range a.Rejected {
-		reject(s)
+		h.rejectLocked(s)
 	}
 	for _, s := range a.Confirmed {
-		confirm(s)
+		h.confirmLocked(s)
 	}
 	if len(a.Confirmed) == 0 { // the rest of the request is meant too
-		rest := confirm
-		if a.Err != nil && len(a.Rejected) == 0 {
-			rest = reject
-		}
-		for _, s := range whole {
-			rest(s)
-		}
-		if _, open := p.requests[a.Request]; open { // newer ones have taken over what it asked for
-			delete(p.requests, a.Request)
-			met = true
-		}
+		h.restLocked(whole)
 	}
-	return confirmed, rejected, met
+	return h.confirmed, h.rejected, h.met
+}
+
+// hearing is an acknowledgement that is being taken in.
+type hearing[S comparable] struct {
+	*claims[S]
+	ack    Ack[S]
+	number func(S) (uint64, bool) // of a topic's last request
+
+	confirmed, rejected []S
+	met                 bool
+}
+
+// answers reports whether the acknowledgement may be meant for a request.
+func (h *hearing[S]) answers(request uint64) bool {
+	return h.ack.Request == 0 || h.ack.Request == request
+}
+
+// confirmLocked settles a topic whose request was fulfilled.
+func (h *hearing[S]) confirmLocked(s S) {
+	num := uint64(0)
+	if c, ok := h.claims.claims[s]; ok && h.answers(c.request) {
+		h.settleLocked(s)
+		num, h.met = c.num, true
+	} else if f := h.failed[s]; !ok && f.request != 0 && h.answers(f.request) { // late, after it was given up
+		h.dropFailureLocked(s)
+		num, h.met = f.num, true
+	} else {
+		h.leftLocked(s)
+	}
+	if last, ok := h.number(s); ok && last == num {
+		h.confirmed = append(h.confirmed, s)
+	}
+}
+
+// rejectLocked gives a topic up whose request was refused.
+func (h *hearing[S]) rejectLocked(s S) {
+	c, claimed := h.claims.claims[s]
+	f, failed := h.failed[s]
+	last, wanted := h.number(s)
+	said := failure{num: c.num, err: h.ack.Err}
+	if said.err == nil {
+		said.err = ErrRejected
+	}
+	switch {
+	case claimed && h.answers(c.request):
+		h.rejected, h.met = append(h.rejected, s), true
+	case f.request != 0 && h.answers(f.request): // late: it was told of already, but now it is known why
+		said.num, h.met = f.num, true
+	case h.ack.Request == 0 && wanted && !claimed && !failed: // what was confirmed once is taken back
+		said.num = last
+		h.rejected = append(h.rejected, s)
+	default:
+		h.leftLocked(s)
+		return
+	}
+	h.failLocked(s, said)
+	h.refused = append(h.refused, s)
+}
+
+// leftLocked ends an unsubscription, however it was answered.
+func (h *hearing[S]) leftLocked(s S) {
+	if d, ok := h.leaving[s]; ok && h.answers(d.request) {
+		h.goneLocked(s)
+		h.met = true
+	}
+}
+
+// restLocked answers what a request asked for besides the topics that the acknowledgement names.
+func (h *hearing[S]) restLocked(whole []S) {
+	rest := h.confirmLocked
+	if h.ack.Err != nil && len(h.ack.Rejected) == 0 {
+		rest = h.rejectLocked
+	}
+	for _, s := range whole {
+		rest(s)
+	}
+	if _, open := h.requests[h.ack.Request]; open { // newer ones have taken over what it asked for
+		delete(h.requests, h.ack.Request)
+		h.met = true
+	}
 }
 
 // askedLocked remembers what a request was for, where it can be answered.
-func (p *proof[S]) askedLocked(request uint64, subs []S) {
+func (p *claims[S]) askedLocked(request uint64, subs []S) {
 	if !p.acks {
 		return
 	}
@@ -100,7 +126,7 @@ func (p *proof[S]) askedLocked(request uint64, subs []S) {
 }
 
 // doneLocked says that one topic less remembers a request.
-func (p *proof[S]) doneLocked(request uint64) {
+func (p *claims[S]) doneLocked(request uint64) {
 	if r := p.requests[request]; r != nil {
 		if r.open--; r.open <= 0 {
 			delete(p.requests, request)

@@ -20,18 +20,22 @@ import (
 
 // opening is one attempt: URL, the gate, headers, dial, login, OnConnect.
 type opening[S comparable] struct {
-	sh     *shard[S]
-	m      *ShardManager[S]
-	ticket *gate.Ticket
-	hooks  openingHooks
-	lost   <-chan struct{} // closed when a switchover's shard has lost its connection; nil: it has none to lose
-	st     ConnectionState
-	left   time.Duration // of ConnectTimeout: waiting at the gate does not count
-	shown  string        // the URL, redacted
-	door   gate.Key      // where it was dialled, or stood last
-	turned int           // how often it was turned away
-	stay   *gate.Stay    // the connection, as its door sees it
-	waits  bool          // it failed, and the gate spaces what comes next
+	slot    *slot[S]
+	keeper  keeper[S] // of the session that it opens
+	core    *core[S]
+	ticket  *gate.Ticket
+	hooks   openingHooks
+	relay   *relay[S]       // of a switchover; nil: there was no connection before
+	lost    <-chan struct{} // closed when a switchover's shard has lost its connection; nil: it has none to lose
+	hurried <-chan struct{} // has a token when a reconnect was asked for: this attempt goes first
+	st      ConnectionState
+	left    time.Duration // of ConnectTimeout: waiting at the gate does not count
+	shown   string        // the URL, redacted
+	door    gate.Key      // where it was dialled, or stood last
+	turned  int           // how often it was turned away
+	stay    *gate.Stay    // the connection, as its door sees it
+	opened  bool          // the connection was open, be it for a moment
+	waits   bool          // it failed, and the gate spaces what comes next
 }
 
 // openingHooks are what a switchover wants to hear of its attempt, on the attempt's goroutine. Each may be nil.
@@ -40,40 +44,36 @@ type openingHooks struct {
 	up    func(*gate.Stay) // the server has answered 101
 }
 
-// attempt opens a session in a goroutine of its own, which ends with it: what the dial needed of stack is given back, and a
-// callback that leaves by runtime.Goexit takes nobody along.
-func (s *shard[S]) attempt(ctx context.Context) attemptResult[S] {
-	return <-s.attemptAsync(ctx, s.state(), gate.NewTicket(s.id, s.tries.failed, gate.Down), openingHooks{}, nil)
-}
-
 type attemptResult[S comparable] struct {
 	session *session[S]
 	err     error
 	door    gate.Key // where it was dialled, or stood last; the zero Key: nowhere
 	turned  int      // how often a door was found shut
+	opened  bool     // the connection was open, be it for a moment: its generation is taken
 	waits   bool     // after err: the gate spaces what comes next
 }
 
-// attemptAsync is attempt for a loop that does something else meanwhile. r is the relay of a switchover, else nil.
-func (s *shard[S]) attemptAsync(ctx context.Context, st ConnectionState, t *gate.Ticket, hooks openingHooks, r *relay[S]) <-chan attemptResult[S] {
+func newOpening[S comparable](sl *slot[S], k keeper[S], st ConnectionState) *opening[S] {
+	return &opening[S]{slot: sl, keeper: k, core: sl.core, st: st, left: sl.core.cfg.Connection.ConnectTimeout}
+}
+
+// begin opens a session in a goroutine of its own, which ends with it: what the dial needed of stack is given back, and a
+// callback that leaves by runtime.Goexit takes nobody along.
+func (o *opening[S]) begin(ctx context.Context) <-chan attemptResult[S] {
 	done := make(chan attemptResult[S], 1)
-	o := &opening[S]{sh: s, m: s.m, ticket: t, hooks: hooks, st: st, left: s.m.cfg.Connection.ConnectTimeout}
-	if cur := s.live.Load(); r != nil && cur != nil {
-		o.lost = cur.ctx.Done()
-	}
 	go func() {
 		res := attemptResult[S]{err: &PanicError{Value: errGoexit}}
 		defer func() {
-			res.door, res.turned, res.waits = o.door, o.turned, o.waits
+			res.door, res.turned, res.opened, res.waits = o.door, o.turned, o.opened, o.waits
 			done <- res
 		}()
-		res.session, res.err = o.open(ctx, r)
+		res.session, res.err = o.open(ctx)
 	}()
 	return done
 }
 
 // open takes the steps. A failure before the connection is open is a *DialError.
-func (o *opening[S]) open(ctx context.Context, r *relay[S]) (*session[S], error) {
+func (o *opening[S]) open(ctx context.Context) (*session[S], error) {
 	ws, tap, err := o.dial(ctx)
 	if keepsWindow(err) { // it is remembered: this time there is no offer
 		ws, tap, err = o.dial(ctx)
@@ -84,13 +84,13 @@ func (o *opening[S]) open(ctx context.Context, r *relay[S]) (*session[S], error)
 		}
 		return nil, &DialError{URL: o.shown, ShardID: o.st.ShardID, Attempt: o.st.ReconnectAttempt + 1, Err: err}
 	}
-	return o.login(ctx, ws, tap, r)
+	return o.login(ctx, ws, tap)
 }
 
 // timed runs one step that counts against ConnectTimeout.
 func (o *opening[S]) timed(ctx context.Context, step func(ctx context.Context) error) error {
 	begin := time.Now()
-	ctx, cancel := context.WithTimeoutCause(ctx, o.left, o.m.dialer.late)
+	ctx, cancel := context.WithTimeoutCause(ctx, o.left, o.core.dialer.errConnectTimeout)
 	defer cancel()
 	err := step(ctx)
 	o.left -= time.Since(begin)
@@ -107,7 +107,7 @@ func (o *opening[S]) dial(ctx context.Context) (ws *websocket.Conn, tap *wsconn.
 	}
 	host := gate.Unknown
 	defer func() { // also when a callback left by runtime.Goexit
-		o.stay, o.waits = o.sh.run.gate.Leave(o.ticket, dialResult(host, err))
+		o.stay, o.waits = o.slot.run.gate.Leave(o.ticket, dialResult(host, err))
 		if o.stay != nil && o.hooks.up != nil {
 			o.hooks.up(o.stay)
 		}
@@ -120,8 +120,8 @@ func (o *opening[S]) dial(ctx context.Context) (ws *websocket.Conn, tap *wsconn.
 		if err != nil {
 			return err
 		}
-		panicked := o.m.guard("dial, NetDialContext or TLSConfig", func() {
-			ws, tap, err = o.m.dialer.dial(ctx, u, header, o.st.ShardID)
+		panicked := o.core.guard("dial, NetDialContext or TLSConfig", func() {
+			ws, tap, err = o.core.dialer.dial(ctx, u, header, o.st.ShardID)
 			host = judgeHost(err)
 		}, nil)
 		if panicked != nil {
@@ -140,7 +140,7 @@ func (o *opening[S]) dial(ctx context.Context) (ws *websocket.Conn, tap *wsconn.
 func (o *opening[S]) url(ctx context.Context) (u *url.URL, k gate.Key, err error) {
 	err = o.timed(ctx, func(ctx context.Context) (err error) {
 		var raw string
-		if panicked := o.m.apart("URL", func() { raw, err = o.m.h.URL(ctx, o.st) }); panicked != nil {
+		if panicked := o.core.apart("URL", func() { raw, err = o.core.h.URL(ctx, o.st) }); panicked != nil {
 			return panicked
 		}
 		if err != nil {
@@ -151,40 +151,40 @@ func (o *opening[S]) url(ctx context.Context) (u *url.URL, k gate.Key, err error
 		return err
 	})
 	if err == nil {
-		k = gate.Key{Host: strings.ToLower(hostPort(u)), Egress: o.sh.egress}
+		k = gate.Key{Host: strings.ToLower(hostPort(u)), Egress: o.slot.egress}
 	}
 	return u, k, err
 }
 
 func (o *opening[S]) header(ctx context.Context) (h http.Header, err error) {
-	if p := o.m.caps.headers; p != nil {
-		if panicked := o.m.apart("ConnectionHeaders", func() { h, err = p.ConnectionHeaders(ctx, o.st) }); panicked != nil {
+	if p := o.core.caps.headers; p != nil {
+		if panicked := o.core.apart("ConnectionHeaders", func() { h, err = p.ConnectionHeaders(ctx, o.st) }); panicked != nil {
 			return nil, panicked
 		}
 		if err != nil {
 			return nil, err
 		}
 	}
-	return o.m.dialer.header(h)
+	return o.core.dialer.header(h)
 }
 
 // login makes a session of the connection: it logs in, and then asks OnConnect what to send first.
-func (o *opening[S]) login(ctx context.Context, ws *websocket.Conn, tap *wsconn.Tap, r *relay[S]) (*session[S], error) {
-	cfg := &o.m.cfg.Connection
-	c := newSession(o.sh, o.st)
-	c.relay, c.stay = r, o.stay
-	c.ctx, c.cancel = context.WithCancelCause(o.sh.run.ctx)
+func (o *opening[S]) login(ctx context.Context, ws *websocket.Conn, tap *wsconn.Tap) (*session[S], error) {
+	cfg := &o.core.cfg.Connection
+	c := newSession(o.slot, o.keeper, o.st)
+	c.relay, c.stay = o.relay, o.stay
+	c.ctx, c.cancel = context.WithCancelCause(o.slot.run.ctx)
 	c.conn = wsconn.New(ws, tap, wsconn.Options{
 		ReadLimit:    max(0, cfg.ReadLimit),
 		ReadBuffer:   cfg.ReadBufferSize,
 		Lend:         cfg.LowLatencyMode,
-		Unfinished:   o.m.pending,
+		Unfinished:   o.core.pending,
 		WriteTimeout: cfg.WriteTimeout,
 		CheckUTF8:    !cfg.LowLatencyMode,
-		OnPing:       c.onPing,
-		OnPong:       c.onPong,
+		OnPing:       c.reader.onPing,
+		OnPong:       c.reader.onPong,
 	})
-	o.m.track(o.sh.run, c.conn)
+	o.slot.run.track(c.conn)
 	abort := context.AfterFunc(ctx, func() { c.cancel(context.Cause(ctx)) }) // ctx is the dial's; the session outlives it
 	opened := false
 	defer func() {
@@ -196,19 +196,20 @@ func (o *opening[S]) login(ctx context.Context, ws *websocket.Conn, tap *wsconn.
 			if ctx.Err() != nil {
 				how = gate.Ours
 			}
-			o.sh.run.gate.Ended(o.stay, how, 0)
-			o.m.untrack(o.sh.run, c.conn)
+			o.slot.run.gate.Ended(o.stay, how, 0)
+			o.slot.run.untrack(c.conn)
 		}
 	}()
-	agreed, err := o.logIn(c)
+	p := &pen{conn: c.conn, out: &c.out, count: &o.core.count, pace: newPace(o.core.cfg.Subscribe)}
+	agreed, err := o.logIn(c, p)
 	if !agreed {
 		return nil, err
 	}
-	c.opened = time.Now()
-	o.sh.gen++ // the loop that owns it waits for us
-	o.m.count.connections.Add(1)
+	c.writer.take(p)
+	c.opened, o.opened = time.Now(), true
+	o.core.count.connections.Add(1)
 	if o.st.IsReconnect {
-		o.m.count.reconnections.Add(1)
+		o.core.count.reconnections.Add(1)
 	}
 	if err == nil {
 		err = o.onConnect(c)
@@ -217,7 +218,7 @@ func (o *opening[S]) login(ctx context.Context, ws *websocket.Conn, tap *wsconn.
 		c.cancel(err)
 		c.conn.SendClose(closeCode(err), closeGrace)
 		c.conn.Kill()
-		o.m.disconnected(o.sh.run, o.st, err)
+		o.slot.run.disconnected(o.st, err)
 		return nil, err
 	}
 	opened = true
@@ -226,17 +227,17 @@ func (o *opening[S]) login(ctx context.Context, ws *websocket.Conn, tap *wsconn.
 
 // logIn lets the application log in. It agreed when it returned without an error: then the connection is open, and its
 // OnDisconnect follows even where err says that this came too late.
-func (o *opening[S]) logIn(c *session[S]) (agreed bool, err error) {
-	a := o.m.caps.authenticator
+func (o *opening[S]) logIn(c *session[S], p *pen) (agreed bool, err error) {
+	a := o.core.caps.authenticator
 	if a == nil {
 		return true, nil
 	}
 	err = o.timed(c.ctx, func(ctx context.Context) (err error) {
-		lc := &loginConn[S]{c: c}
-		c.login = lc
+		lc := &loginConn{conn: c.conn, pen: p}
+		c.reader.lend(p)
 		defer context.AfterFunc(ctx, c.conn.Kill)()
-		panicked := o.m.apart("Login", func() { err = a.Login(ctx, lc, o.st) })
-		c.login = nil
+		panicked := o.core.apart("Login", func() { err = a.Login(ctx, lc, o.st) })
+		c.reader.lend(nil)
 		lc.over.Store(true)
 		agreed = panicked == nil && err == nil
 		switch {
@@ -255,12 +256,12 @@ func (o *opening[S]) logIn(c *session[S]) (agreed bool, err error) {
 
 // onConnect asks the application what to send first.
 func (o *opening[S]) onConnect(c *session[S]) (err error) {
-	h := o.m.caps.connect
+	h := o.core.caps.connect
 	if h == nil {
 		return nil
 	}
 	var first []Message
-	if panicked := o.m.apart("OnConnect", func() { first, err = h.OnConnect(c.ctx, o.st) }); panicked != nil {
+	if panicked := o.core.apart("OnConnect", func() { first, err = h.OnConnect(c.ctx, o.st) }); panicked != nil {
 		return panicked
 	}
 	for i, msg := range first {
@@ -278,28 +279,29 @@ func (o *opening[S]) onConnect(c *session[S]) (err error) {
 }
 
 // loginConn is the connection as Login sees it. The goroutine that reads answers pings too.
-type loginConn[S comparable] struct {
-	c    *session[S]
+type loginConn struct {
+	conn *wsconn.Conn
+	pen  *pen
 	over atomic.Bool // the connection has other users now
 }
 
-func (l *loginConn[S]) Read(ctx context.Context) (Message, error) {
+func (l *loginConn) Read(ctx context.Context) (Message, error) {
 	if l.over.Load() {
 		return Message{}, ErrNotConnected
 	}
-	defer context.AfterFunc(ctx, l.c.conn.Kill)()
-	text, data, err := l.c.conn.Read()
+	defer context.AfterFunc(ctx, l.conn.Kill)()
+	text, data, err := l.conn.Read()
 	if err != nil {
 		if ctx.Err() != nil {
 			return Message{}, context.Cause(ctx)
 		}
 		err = readCause(err)
 		if code := closeCode(err); code != websocket.CloseNormalClosure { // the attempt ends by this; the peer shall know why
-			l.c.conn.SendClose(code, closeGrace)
+			l.conn.SendClose(code, closeGrace)
 		}
 		return Message{}, err
 	}
-	if err := l.pong(); err != nil {
+	if err := l.pen.pongNow(); err != nil {
 		return Message{}, err
 	}
 	msg := Binary(append([]byte(nil), data...))
@@ -309,28 +311,18 @@ func (l *loginConn[S]) Read(ctx context.Context) (Message, error) {
 	return msg, nil
 }
 
-// pong answers the ping that has waited longest, unless it is too early for that: then it is answered later.
-func (l *loginConn[S]) pong() error {
-	now, c := time.Now(), l.c
-	pinged, _ := c.pongWait(now)
-	if !pinged || max(c.pace.waitControl(now), pongSpacing-now.Sub(c.pongAt)) > 0 {
-		return nil
-	}
-	return c.pong(now, c.pace.chargeControl)
-}
-
-func (l *loginConn[S]) Write(ctx context.Context, msg Message) error {
+func (l *loginConn) Write(ctx context.Context, msg Message) error {
 	if l.over.Load() {
 		return ErrNotConnected
 	}
 	if err := checkMessage(msg); err != nil {
 		return err
 	}
-	if err := sleep(ctx, l.c.pace.wait(time.Now())); err != nil {
+	if err := sleep(ctx, l.pen.pace.wait(time.Now())); err != nil {
 		return err
 	}
-	defer context.AfterFunc(ctx, l.c.conn.Kill)()
-	err := l.c.writeMessage(msg)
+	defer context.AfterFunc(ctx, l.conn.Kill)()
+	err := l.pen.write(msg)
 	if err != nil && ctx.Err() != nil {
 		return context.Cause(ctx)
 	}

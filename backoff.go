@@ -10,7 +10,7 @@ import (
 
 // This file answers: when does a shard try again?
 
-// attempts counts a shard's failures in a row and spaces what follows them. It belongs to the shard's loop.
+// attempts counts a shard's failures in a row and spaces what follows them. It belongs to the shard loop.
 type attempts struct {
 	cfg     BackoffConfig
 	ladder  *backoff.ExponentialBackOff

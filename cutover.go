@@ -7,7 +7,7 @@ import (
 
 // This file answers: when may the new connection of a switchover take over?
 
-// judgement is what the shard's loop remembers from one look at the two connections to the next.
+// judgement is what the shard loop remembers from one look at the two connections to the next.
 type judgement[S comparable] struct {
 	due     time.Time // when to look again at the latest; zero: no such time
 	readyAt time.Time // since when next is ready, or was last
@@ -18,11 +18,11 @@ type judgement[S comparable] struct {
 	goalAt time.Time // when that was proven; zero: not yet
 
 	// Topics that come and go without a pause would let nothing be still for as long as Linger. Then cur is kept still.
-	stillAt     time.Time   // since when it is to be; zero: it is not
-	leavers     *leavers[S] // nil: it is not
-	still       milestone   // what next must have written since then
-	carriedUpto uint64      // the touch up to which next has settled what cur carries, as it was found last
-	sinceAt     time.Time   // since when it carries what is on cur; zero: it does not
+	stillAt               time.Time     // since when it is to be; zero: it is not
+	unsubscribedMeanwhile *meanwhile[S] // which topics were since then; nil: it is not
+	still                 milestone     // what next must have written since then
+	carriedUpto           uint64        // the touch up to which next has settled what cur carries, as it was found last
+	sinceAt               time.Time     // since when it carries what is on cur; zero: it does not
 }
 
 // snapshot is what one look at both connections of a switchover shows.
@@ -157,18 +157,18 @@ type milestone struct {
 // decide looks at both connections, and does what that leads to. cut means that cur is to be retired now.
 func (ch *change[S]) decide(silent bool) (cut bool, err error) {
 	p := ch.look(silent)
-	v := p.judge(ch.s.m.cfg.Switchover.Linger)
+	v := p.judge(ch.s.core.cfg.Switchover.Linger)
 	ch.due = v.look
 	switch v.step {
 	case stepFreeze:
 		ch.freeze()
 	case stepStill:
-		ch.stillAt, ch.leavers = p.now, &leavers[S]{subs: make(map[S]struct{})}
-		ch.s.leavers.Store(ch.leavers)
+		ch.stillAt, ch.unsubscribedMeanwhile = p.now, &meanwhile[S]{subs: make(map[S]struct{})}
+		ch.s.unsubscribedMeanwhile.Store(ch.unsubscribedMeanwhile)
 		ch.freeze()
 	case stepCut:
 		if ch.dismissed = p.silent && !p.lost; v.proven {
-			ch.report.Proof = ch.proof()
+			ch.report.Proof = ch.evidence()
 		}
 		return true, nil
 	case stepFail:
@@ -189,10 +189,10 @@ func (ch *change[S]) look(silent bool) (p snapshot) {
 	}
 	next := ch.next
 	claimed := next.claimTime(p.now)
-	p.ignored = ch.cur.proof.heard.Load() && next.proof.ignored(claimed)
-	p.repeats = next.proof.repeats(claimed)
+	p.ignored = ch.cur.claims.heard.Load() && next.claims.ignored(claimed)
+	p.repeats = next.claims.repeats(claimed)
 	p.deadline = ch.deadline()
-	p.frozen = ch.cur.frozen.Load() == freezeDone
+	p.frozen = ch.cur.loan.isGiven()
 	if p.readyAt, p.ready = ch.ready(p.now); p.ready {
 		ch.arm(p.readyAt, p.now)
 		p.carries = p.frozen && ch.carriesAll(p.now)
@@ -219,26 +219,27 @@ func (ch *change[S]) arm(readyAt, now time.Time) {
 // brings reports whether next may have received messages about topics that cur did not carry then: those that cur has
 // not written, or that were not proven there when next was opened.
 func (ch *change[S]) brings(now time.Time) bool {
-	if ch.next.upto.Load() > ch.cur.upto.Load() {
+	if ch.next.settledUpTo.Load() > ch.cur.settledUpTo.Load() {
 		return true
 	}
-	last, waits := ch.cur.proof.waiting(ch.cur.claimTime(now), func(S, uint64) bool { return true })
+	last, waits := ch.cur.claims.waiting(ch.cur.claimTime(now), func(S, uint64) bool { return true })
 	return waits || last.After(ch.opened)
 }
 
-// deadline is when the switchover must be over, once the last request is written; zero: never, or it is not written yet.
+// deadline is when the switchover must be over. It is zero if there is no Timeout, or the last request is not written yet.
 func (ch *change[S]) deadline() (at time.Time) {
-	limit, next := ch.s.m.cfg.Switchover.Timeout, ch.next
-	if limit <= 0 || next.upto.Load() < ch.cur.upto.Load() && ch.stillAt.IsZero() {
+	limit, next := ch.s.core.cfg.Switchover.Timeout, ch.next
+	if limit <= 0 || next.settledUpTo.Load() < ch.cur.settledUpTo.Load() && ch.stillAt.IsZero() {
 		return at
 	}
 	return latest(ch.stillAt, next.conn.At(time.Duration(next.wroteAt.Load()))).Add(limit)
 }
 
-// reached returns since when all is proven that cur carried when next had written that for the first time; zero: it is not.
+// reached returns since when the goal is proven: all that cur carried when next had written as much for the first time. It returns zero
+// if the goal is not proven yet.
 func (ch *change[S]) reached(now time.Time) time.Time {
-	if !ch.goal.set && ch.next.upto.Load() >= ch.cur.upto.Load() {
-		ch.goal = milestone{true, ch.cur.upto.Load(), ch.next.requests.Load()}
+	if !ch.goal.set && ch.next.settledUpTo.Load() >= ch.cur.settledUpTo.Load() {
+		ch.goal = milestone{true, ch.cur.settledUpTo.Load(), ch.next.requests.Load()}
 	}
 	if ch.goal.set && ch.goalAt.IsZero() {
 		if _, proven := ch.proven(now, ch.goal); proven {
@@ -248,12 +249,12 @@ func (ch *change[S]) reached(now time.Time) time.Time {
 	return ch.goalAt
 }
 
-// ready reports whether next seems to carry what cur carries, and to have proven it; and since when. It is asked often, and
-// of a cur that is not kept still it knows only what is published: carriesAll is the exact question.
+// ready reports whether next seems to carry all that cur carries, and to have proven it, and since when. It is asked often. Of a cur that
+// is not kept still it knows the board only: carriesAll is the exact question.
 func (ch *change[S]) ready(now time.Time) (since time.Time, ok bool) {
 	if ch.stillAt.IsZero() {
-		upto := ch.cur.upto.Load()
-		if ch.next.upto.Load() < upto {
+		upto := ch.cur.settledUpTo.Load()
+		if ch.next.settledUpTo.Load() < upto {
 			return since, false
 		}
 		return ch.proven(now, milestone{true, upto, ch.next.requests.Load()})
@@ -274,28 +275,28 @@ func (ch *change[S]) proven(now time.Time, m milestone) (since time.Time, ok boo
 	if ch.byDetector() {
 		return latest(ch.opened, next.conn.At(time.Duration(next.readyAt.Load()))), next.readyAfter(m.requests)
 	}
-	last, waits := next.proof.waiting(next.claimTime(now), func(sub S, num uint64) bool { return num <= m.upto && ch.s.wants(sub) })
+	last, waits := next.claims.waiting(next.claimTime(now), func(sub S, num uint64) bool { return num <= m.upto && ch.s.wants(sub) })
 	return latest(ch.opened, last), !waits
 }
 
 // carriesAll reports whether all that is wanted and on cur, which is frozen or gone, is settled and proven on next. What cur
 // has not applied either does not count: it is lost on neither.
 func (ch *change[S]) carriesAll(now time.Time) bool {
-	next := ch.next
+	next, on := ch.next, ch.cur.loan.lent()
 	counts := func(sub S, _ uint64) bool {
-		_, on := ch.cur.applied.Number(sub)
-		return on && ch.s.wants(sub) && !ch.leavers.has(sub)
+		_, is := on.Number(sub)
+		return is && ch.s.wants(sub) && !ch.unsubscribedMeanwhile.has(sub)
 	}
-	// In this order: what is settled was claimed before, and what is touched meanwhile shows up in Since.
+	// In this order: a topic that is settled was claimed before, and one that is touched meanwhile shows up in Since.
 	m := ch.still
 	if !m.set {
-		m = milestone{true, next.upto.Load(), next.requests.Load()}
+		m = milestone{true, next.settledUpTo.Load(), next.requests.Load()}
 		for _, sub := range ch.s.desired.Since(m.upto) {
 			if counts(sub, 0) {
 				return false
 			}
 		}
-		if ch.leavers != nil { // what is written from now on is not on cur, or is but asked for again
+		if ch.unsubscribedMeanwhile != nil { // what is written from now on is not on cur, or is but asked for again
 			ch.still = m
 		}
 	}
@@ -303,49 +304,42 @@ func (ch *change[S]) carriesAll(now time.Time) bool {
 	if ch.byDetector() {
 		return next.readyAfter(m.requests)
 	}
-	_, waits := next.proof.waiting(next.claimTime(now), counts)
+	_, waits := next.claims.waiting(next.claimTime(now), counts)
 	return !waits
 }
 
-// leavers are the topics that were unsubscribed since the old connection is kept still: wanted anew, they are on neither.
-type leavers[S comparable] struct {
+// meanwhile are the topics that were unsubscribed since the old connection is kept still: wanted anew, they are on neither.
+type meanwhile[S comparable] struct {
 	mu   sync.Mutex // protects following; a leaf lock
 	subs map[S]struct{}
 }
 
-func (l *leavers[S]) note(subs []S) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
+func (m *meanwhile[S]) note(subs []S) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
 	for _, s := range subs {
-		l.subs[s] = struct{}{}
+		m.subs[s] = struct{}{}
 	}
 }
 
-func (l *leavers[S]) has(s S) bool {
-	if l == nil {
+func (m *meanwhile[S]) has(s S) bool {
+	if m == nil {
 		return false
 	}
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	_, ok := l.subs[s]
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	_, ok := m.subs[s]
 	return ok
 }
 
 // byDetector reports whether IsReady proves, instead of answers, data or time.
-func (ch *change[S]) byDetector() bool { return ch.s.m.caps.ready != nil && !ch.next.proof.acks }
+func (ch *change[S]) byDetector() bool { return ch.s.core.caps.ready != nil && !ch.next.claims.acks }
 
-func latest(a, b time.Time) time.Time {
-	if a.After(b) {
-		return a
-	}
-	return b
-}
-
-// proof names what showed that next delivers: the weakest link.
-func (ch *change[S]) proof() string {
+// evidence names what showed that next delivers: the weakest link.
+func (ch *change[S]) evidence() string {
 	_, keys := ch.relay.overlapped()
 	switch {
-	case !ch.next.proof.acks && !ch.byDetector() && (ch.s.m.caps.inspector == nil || ch.next.proof.settledByTime()):
+	case !ch.next.claims.acks && !ch.byDetector() && (ch.s.core.caps.inspector == nil || ch.next.claims.settledByTime()):
 		return "settle"
 	case keys:
 		return "keys"
@@ -353,23 +347,17 @@ func (ch *change[S]) proof() string {
 	return "acks"
 }
 
-const (
-	freezeNone int32 = iota
-	freezeAsked
-	freezeDone
-)
-
-// freeze stops cur's reconciling; false until cur has seen it. While it is frozen, what it has applied stands still and may
-// be read.
+// freeze has cur write no requests. It returns false until cur has seen it. While cur is frozen its applied set stands still and is
+// lent to us.
 func (ch *change[S]) freeze() bool {
-	if ch.cur.frozen.CompareAndSwap(freezeNone, freezeAsked) {
+	if ch.cur.loan.ask() {
 		poke(ch.cur.wake)
 	}
-	return ch.cur.frozen.Load() == freezeDone
+	return ch.cur.loan.isGiven()
 }
 
 func (ch *change[S]) thaw() {
-	if ch.cur.frozen.Swap(freezeNone) != freezeNone {
+	if ch.cur.loan.giveBack() {
 		poke(ch.cur.wake)
 	}
 }

@@ -31,12 +31,12 @@ const maxHead = 64 << 10
 
 // dialer opens connections for all shards of a manager.
 type dialer struct {
-	cfg     ConnectionConfig
-	sources []netip.Addr
-	proxy   *url.URL    // nil: none
-	tls     *tls.Config // cloned; one session cache for all shards
-	plain   websocket.Dialer
-	late    error // what has taken longer than ConnectTimeout
+	cfg               ConnectionConfig
+	sources           []netip.Addr
+	proxy             *url.URL    // nil: none
+	tls               *tls.Config // cloned; one session cache for all shards
+	plain             websocket.Dialer
+	errConnectTimeout error // what has taken longer than ConnectTimeout
 
 	mu         sync.Mutex      // protects following fields; a leaf lock
 	keptWindow map[string]bool // servers by host:port that keep their compression window: they get no offer
@@ -44,7 +44,7 @@ type dialer struct {
 
 // newDialer expects a validated config.
 func newDialer(cfg ConnectionConfig) *dialer {
-	d := &dialer{cfg: cfg, tls: &tls.Config{}, late: fmt.Errorf("not connected after %v: %w", cfg.ConnectTimeout, context.DeadlineExceeded)}
+	d := &dialer{cfg: cfg, tls: &tls.Config{}, errConnectTimeout: fmt.Errorf("not connected after %v: %w", cfg.ConnectTimeout, context.DeadlineExceeded)}
 	for _, ip := range cfg.SourceIPs {
 		addr, _ := parseSource(ip)
 		d.sources = append(d.sources, addr)
@@ -91,7 +91,7 @@ func (d *dialer) egress(shard int) string {
 	return strings.Join(way, " via ")
 }
 
-// header merges what is static with what was computed for this dial, and refuses what cannot be sent.
+// header merges the static headers with those that were computed for this dial, and refuses those that cannot be sent.
 func (d *dialer) header(computed http.Header) (http.Header, error) {
 	h := http.Header{}
 	for _, from := range []http.Header{d.cfg.Header, computed} {
@@ -274,7 +274,7 @@ func handshakeError(resp *http.Response, err error) error {
 	return &HandshakeError{Reason: "its answer is not HTTP: " + unquoted(err)}
 }
 
-// unquoted is what a parser says without what it quotes: a peer may have echoed what it was sent.
+// unquoted is a parser's error without its quotations: a peer may have echoed a secret that it was sent.
 func unquoted(err error) string {
 	text := err.Error()
 	if i := strings.IndexAny(text, `":[`); i >= 0 {

@@ -2,13 +2,11 @@ package wsshard
 
 import (
 	"sync"
-	"sync/atomic"
-	"time"
 
 	"github.com/seed-829c304d/wsshard/internal/reconcile"
 )
 
-// This file answers: when did data last come for a topic, and which topics wait for a fresh snapshot?
+// This file answers: when did data last come for a topic?
 
 // freshness notes the last data of each topic that an Inspector names.
 type freshness[S comparable] struct {
@@ -55,55 +53,4 @@ func (f *freshness[S]) trimLocked(want *reconcile.Desired[S]) {
 			delete(f.at, s)
 		}
 	}
-}
-
-// resubscriptions are the topics whose resubscription a SequenceValidator asked for and that was not answered yet: the
-// messages still in flight show the same gap, and would ask again and again.
-type resubscriptions[S comparable] struct {
-	some atomic.Bool // there are any: all that is looked at for each message
-
-	mu    sync.Mutex // protects following fields; a leaf lock
-	since map[S]time.Time
-}
-
-// claim returns those of subs that are wanted and may be asked for now.
-func (r *resubscriptions[S]) claim(subs []S, want *reconcile.Desired[S], now time.Time, timeout time.Duration) (again []S) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if r.since == nil {
-		r.since = make(map[S]time.Time)
-	}
-	for _, s := range subs {
-		if at, ok := r.since[s]; ok && (timeout < 0 || now.Sub(at) < timeout) {
-			continue
-		}
-		if _, ok := want.Number(s); !ok {
-			continue
-		}
-		r.since[s] = now
-		again = append(again, s)
-	}
-	r.some.Store(len(r.since) > 0)
-	return again
-}
-
-// clear notes an answer or valid data.
-func (r *resubscriptions[S]) clear(subs []S) {
-	if len(subs) == 0 || !r.some.Load() {
-		return
-	}
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	for _, s := range subs {
-		delete(r.since, s)
-	}
-	r.some.Store(len(r.since) > 0)
-}
-
-// reset forgets all: a new connection has asked for everything anew.
-func (r *resubscriptions[S]) reset() {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	clear(r.since)
-	r.some.Store(false)
 }

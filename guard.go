@@ -3,6 +3,8 @@ package wsshard
 import (
 	"context"
 	"log/slog"
+	"path"
+	"reflect"
 	"runtime"
 	"runtime/debug"
 	"strings"
@@ -12,7 +14,7 @@ import (
 
 // This file answers: how is the application's code called, and who is inside such a call?
 
-// callbackKey marks the contexts that a manager gives to callbacks; its value is that manager.
+// callbackKey marks the contexts that a manager gives to callbacks; its value is that manager's core.
 type callbackKey struct{}
 
 // errGoexit is the Value of a PanicError for a callback that left by runtime.Goexit.
@@ -21,16 +23,16 @@ const errGoexit = "runtime.Goexit"
 // guard calls the application and survives its panics. A callback that neither returns nor panics (runtime.Goexit, as
 // t.Fatal does) ends the goroutine after the deferred calls; left hears of it.
 //
-// Its frame on the stack also tells that a method was called from inside a callback: see inCallback.
+// Its frame on the stack also tells that a method was called from inside a callback: onStack finds it by this name.
 //
 //go:noinline
-func (m *ShardManager[S]) guard(where string, f func(), left func(error)) (err error) {
+func (c *core[S]) guard(where string, f func(), left func(error)) (err error) {
 	returned := false
 	defer func() {
 		if returned {
 			return
 		}
-		err = m.panicked(where, recover())
+		err = c.panicked(where, recover())
 		if _, gone := isGoexit(err); gone && left != nil {
 			left(err)
 		}
@@ -41,14 +43,14 @@ func (m *ShardManager[S]) guard(where string, f func(), left func(error)) (err e
 }
 
 // panicked counts and logs what recover returned; nil means runtime.Goexit.
-func (m *ShardManager[S]) panicked(where string, value any) error {
+func (c *core[S]) panicked(where string, value any) error {
 	if value == nil {
 		value = errGoexit
 	}
 	err := &PanicError{Value: value, Stack: debug.Stack()}
-	m.count.panics.Add(1)
-	if m.panics.note(m.log, where, value) {
-		m.log.Error("panic in a callback", "callback", where, "panic", value, "stack", string(err.Stack))
+	c.count.panics.Add(1)
+	if c.panics.note(c.log, where, value) {
+		c.log.Error("panic in a callback", "callback", where, "panic", value, "stack", string(err.Stack))
 	}
 	return err
 }
@@ -59,37 +61,48 @@ func isGoexit(err error) (p *PanicError, ok bool) {
 }
 
 // apart runs guarded code in a goroutine of its own and waits for it, so that not even runtime.Goexit harms the caller.
-func (m *ShardManager[S]) apart(where string, f func()) error {
+func (c *core[S]) apart(where string, f func()) error {
 	done := make(chan error, 1)
 	go func() {
 		var err error
 		defer func() { done <- err }() // also when f left by runtime.Goexit
-		err = m.guard(where, f, func(gone error) { err = gone })
+		err = c.guard(where, f, func(gone error) { err = gone })
 	}()
 	return <-done
 }
 
+// frame is a method of this package that is looked for on the stack.
+type frame struct{ typ, method string }
+
+// These are found by their names: whoever renames one must rename it here, and its comment says so.
+var (
+	inGuard     = frame{"core", "guard"}
+	inMessage   = frame{"reader", "message"}    // the read loop's callbacks have no guard of their own
+	inHandle    = frame{"guardedLog", "Handle"} // nor have log handlers
+	inWriteLoop = frame{"writer", "writeLoop"}
+)
+
 // inCallback reports whether waiting here would wait for a callback of this manager: ctx comes from one, or the caller's
 // own stack goes through guard. The stack does not say whose guard it is; ctx does, so where ctx names another manager's
 // callback, that is believed.
-func (m *ShardManager[S]) inCallback(ctx context.Context) bool {
+func (c *core[S]) inCallback(ctx context.Context) bool {
 	if of := ctx.Value(callbackKey{}); of != nil {
-		return of == any(m)
+		return of == any(c)
 	}
-	return onStack("guard", "message", "Handle") // the read loop's callbacks have no guard of their own: see session.message
+	return onStack(inGuard, inMessage, inHandle)
 }
 
-// onStack reports whether a method of this package of that name is among the callers.
-func onStack(methods ...string) bool {
+// onStack reports whether one of these methods is among the callers.
+func onStack(wanted ...frame) bool {
 	var pcs [64]uintptr
 	for skip := 2; ; skip += len(pcs) {
 		n := runtime.Callers(skip, pcs[:])
 		frames := runtime.CallersFrames(pcs[:n])
 		for {
 			f, more := frames.Next()
-			if strings.HasPrefix(f.Function, packagePath) {
-				for _, method := range methods {
-					if strings.HasSuffix(f.Function, "."+method) {
+			if name, ours := strings.CutPrefix(f.Function, packagePath); ours {
+				for _, w := range wanted {
+					if w.is(name) {
 						return true
 					}
 				}
@@ -104,16 +117,32 @@ func onStack(methods ...string) bool {
 	}
 }
 
-const packagePath = "github.com/seed-829c304d/wsshard."
+// is reports whether a stack calls the method so: "(*core[...]).guard", "guardedLog.Handle".
+func (f frame) is(name string) bool {
+	typ, ok := strings.CutSuffix(name, f.method)
+	if !ok {
+		return false
+	}
+	typ, _ = strings.CutPrefix(typ, "(*")
+	rest, ok := strings.CutPrefix(typ, f.typ)
+	return ok && (rest == "." || rest == ")." || rest == "[...])." || rest == "[...].")
+}
+
+// packagePath is what the functions of this package begin with on a stack, wherever the package lives: there the dots of a path's
+// last element are escaped.
+var packagePath = func() string {
+	dir, last := path.Split(reflect.TypeFor[Config]().PkgPath())
+	return dir + strings.ReplaceAll(last, ".", "%2e") + "."
+}()
 
 // guardedLimiter is an application's ConnectLimiter, whose panics harm nobody.
 type guardedLimiter[S comparable] struct {
-	m *ShardManager[S]
-	l ConnectLimiter
+	core *core[S]
+	l    ConnectLimiter
 }
 
 func (g guardedLimiter[S]) Wait(ctx context.Context, host, egress string) (err error) {
-	panicked := g.m.guard("ConnectLimiter.Wait", func() { err = g.l.Wait(ctx, host, egress) }, nil)
+	panicked := g.core.guard("ConnectLimiter.Wait", func() { err = g.l.Wait(ctx, host, egress) }, nil)
 	if panicked != nil {
 		return panicked
 	}
@@ -121,7 +150,7 @@ func (g guardedLimiter[S]) Wait(ctx context.Context, host, egress string) (err e
 }
 
 func (g guardedLimiter[S]) Block(host, egress string, until time.Time) {
-	g.m.guard("ConnectLimiter.Block", func() { g.l.Block(host, egress, until) }, nil)
+	g.core.guard("ConnectLimiter.Block", func() { g.l.Block(host, egress, until) }, nil)
 }
 
 // guardedLog is an application's slog.Handler. A panic costs its line only; it is counted, and told to nobody.
@@ -135,6 +164,7 @@ func (g guardedLog) Enabled(ctx context.Context, level slog.Level) bool {
 	return g.Handler.Enabled(ctx, level)
 }
 
+// Handle is a callback, too: onStack finds it by this name.
 func (g guardedLog) Handle(ctx context.Context, r slog.Record) error {
 	defer g.survive()
 	return g.Handler.Handle(ctx, r)
@@ -152,7 +182,7 @@ func (g guardedLog) survive() {
 	}
 }
 
-// withCallback marks ctx as one that callbacks of m are given.
-func (m *ShardManager[S]) withCallback(ctx context.Context) context.Context {
-	return context.WithValue(ctx, callbackKey{}, m)
+// withCallback marks ctx as one that is given to callbacks of this manager.
+func (c *core[S]) withCallback(ctx context.Context) context.Context {
+	return context.WithValue(ctx, callbackKey{}, c)
 }

@@ -68,7 +68,7 @@ func (h *health) judge(now time.Duration, s wsconn.Signs, dataTimeout time.Durat
 	if s.Reads > h.reads { // anything received after the ping is a sign of life, also when its time is over
 		h.pinged, h.misses = false, 0
 	}
-	if !s.Waiting { // what has come since may bring what is missed here, and is not handled yet
+	if !s.Waiting { // the read loop is in a callback: frames that came since are not handled yet, and may be the ones that are missed
 		clock = s.Asked
 	}
 	if h.judgesPongs() && h.pinged && clock-h.pingTime >= h.cfg.PongTimeout {

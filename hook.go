@@ -24,7 +24,7 @@ func init() {
 	hook.NamedTopics = func(m any, shard int) int { return m.(hooked).hookNamedTopics(shard) }
 }
 
-func (m *ShardManager[S]) hookLate() { m.late.Store(m.instant(time.Now())) }
+func (m *ShardManager[S]) hookLate() { m.pausedAt.Store(m.instant(time.Now())) }
 
 func (m *ShardManager[S]) hookWithout(names []string) {
 	for _, name := range names {

@@ -152,3 +152,17 @@ func (m *ShardManager[S]) countNow(room int) (totals Metrics, shards []*shard[S]
 	}
 	return totals, shards, runs, counts
 }
+
+// doors are the reports of those that are shut or have a line.
+func (m *ShardManager[S]) doors() (all []DoorReport) {
+	m.mu.Lock()
+	r := m.run
+	m.mu.Unlock()
+	if r == nil {
+		return nil
+	}
+	for _, report := range r.gate.Doors() {
+		all = append(all, *doorReport(report))
+	}
+	return all
+}

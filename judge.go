@@ -119,3 +119,35 @@ func parseRetryAfter(value string, now time.Time, most time.Duration) time.Durat
 	}
 	return time.Duration(math.Ceil(min(n, most.Seconds()) * float64(time.Second)))
 }
+
+// dialResult is what the gate learns of a dial.
+func dialResult(host gate.Verdict, err error) gate.Result {
+	r := gate.Result{Verdict: host, Err: err}
+	var he *HandshakeError
+	var pe *ProxyError
+	var told *toldError
+	switch {
+	case errors.As(err, &he):
+		r.Status, r.RetryAfter = he.StatusCode, he.RetryAfter
+	case errors.As(err, &pe):
+		r.Status = pe.StatusCode
+		if errors.As(err, &told) {
+			r.RetryAfter = told.retryAfter
+		}
+	}
+	return r
+}
+
+// endedAs says to the gate who ended a session.
+func endedAs(cause error) (how gate.End, code int) {
+	var ce *CloseError
+	switch {
+	case cause == nil, isAny(cause, ErrStopped, ErrReplaced, ErrReconnect, ErrMaxLifetime, ErrNotConnected):
+		return gate.Ours, 0
+	case errors.As(cause, &ce) && !ce.Local:
+		return gate.Theirs, ce.Code
+	case isBroken(cause) && !isAny(cause, ErrWriteTimeout):
+		return gate.Theirs, 0
+	}
+	return gate.Young, 0
+}

@@ -7,7 +7,6 @@ import (
 	"log/slog"
 	"reflect"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/seed-829c304d/wsshard/internal/gate"
@@ -23,27 +22,13 @@ const runLimit = 10 * time.Second
 // ShardManager keeps a changing set of subscriptions alive over as many connections as they need. All methods may be called
 // by any goroutine, and inside any callback.
 type ShardManager[S comparable] struct {
-	h        Handler[S]
-	caps     capabilities[S]
-	cfg      *Config // complete; not written after New
-	log      *slog.Logger
-	dialer   *dialer
-	count    counters
-	panics   *panicLog
-	pending  *wsconn.Unfinished // unfinished messages of all connections
-	asks     *sharedUniform     // when URL is asked again
-	checkKey bool               // values of S may be unequal to themselves, or impossible to hash
-	seed     uint64             // of jitter; 0: none, as always but in tests
-
-	requestID atomic.Uint64
-	late      atomic.Int64 // instant when somebody noticed last that the process had been stopped
-	base      time.Time    // instants count from it
+	*core[S]
 
 	mu    sync.Mutex // protects following fields; held for maps and numbers only
 	phase phase
-	life  *life[S] // what Stop forgets
-	run   *run[S]  // the last; nil before the first Start
-	notes *note    // for the log, when mu is free
+	life  *life[S]   // what Stop forgets
+	run   *roster[S] // the last; nil before the first Start
+	notes *note      // for the log, when mu is free
 }
 
 // life is what a manager knows of its subscriptions, from New or a Stop to the next Stop. It is under manager.mu.
@@ -65,22 +50,11 @@ const (
 	stopped
 )
 
-// run is what lives between a Start and the end of its Stop.
-type run[S comparable] struct {
-	ctx    context.Context // ends when Stop begins
-	cancel context.CancelCauseFunc
-	late   context.Context // ends when Stop has waited long enough: of the last callbacks
-	giveUp context.CancelFunc
-	before *run[S] // whose callbacks may still be running; nil: none. Under manager.mu
-	gate   *gate.Gate
-	events *events[S]
-	loops  sync.WaitGroup
-	done   chan struct{} // closed when nothing of it is left
-
-	shards []*shard[S] // under manager.mu
-
-	mu    sync.Mutex // protects following fields; a leaf lock
-	conns map[*wsconn.Conn]struct{}
+// roster is a run with the shards that it has launched. It is under manager.mu.
+type roster[S comparable] struct {
+	*run[S]
+	before *roster[S] // whose callbacks may still be running; nil: none
+	shards []*shard[S]
 }
 
 // New checks cfg, reporting every bad field at once as joined *ConfigError, and starts nothing. h must not be nil.
@@ -88,7 +62,7 @@ func New[S comparable](h Handler[S], cfg Config) (*ShardManager[S], error) {
 	if v := reflect.ValueOf(h); !v.IsValid() || v.Kind() == reflect.Pointer && v.IsNil() {
 		return nil, errors.New("wsshard: New needs a Handler, not nil")
 	}
-	m := &ShardManager[S]{h: h, panics: new(panicLog), log: slog.New(slog.DiscardHandler), seed: testSeed, base: time.Now()}
+	m := &ShardManager[S]{core: &core[S]{h: h, log: slog.New(slog.DiscardHandler), seed: testSeed, base: time.Now()}}
 	if cfg.Logger != nil {
 		m.log = slog.New(guardedLog{cfg.Logger.Handler(), &m.count.panics})
 	}
@@ -115,15 +89,6 @@ func New[S comparable](h Handler[S], cfg Config) (*ShardManager[S], error) {
 	return m, nil
 }
 
-// instant is t on the manager's clock, which is monotonic and counts from New, marked.
-func (m *ShardManager[S]) instant(t time.Time) int64 { return mark(t.Sub(m.base)) }
-
-// at is the point in time of an instant.
-func (m *ShardManager[S]) at(instant int64) time.Time { return m.base.Add(clocked(instant)) }
-
-// testSeed makes jitter reproducible; tests set it before New.
-var testSeed uint64
-
 func (m *ShardManager[S]) newTable() *placement.Table[S] {
 	strategy := map[ShardSelectionStrategy]placement.Strategy{
 		LeastLoaded: placement.LeastLoaded, RoundRobin: placement.RoundRobin, Sequential: placement.Sequential,
@@ -141,7 +106,7 @@ func (m *ShardManager[S]) Start(ctx context.Context) error {
 }
 
 // start returns the run that it began.
-func (m *ShardManager[S]) start(ctx context.Context) (*run[S], error) {
+func (m *ShardManager[S]) start(ctx context.Context) (*roster[S], error) {
 	if ctx.Err() != nil {
 		return nil, context.Cause(ctx)
 	}
@@ -195,17 +160,16 @@ func (m *ShardManager[S]) initial(from phase, life *life[S]) (subs []S, err erro
 }
 
 // beginLocked starts a run with the shards that are there, at least one.
-func (m *ShardManager[S]) beginLocked(ctx context.Context) *run[S] {
-	r := &run[S]{before: m.run, conns: make(map[*wsconn.Conn]struct{}), done: make(chan struct{})}
+func (m *ShardManager[S]) beginLocked(ctx context.Context) *roster[S] {
+	r := &roster[S]{run: newRun(ctx, m.core), before: m.run}
 	if r.before != nil && isClosed(r.before.done) {
 		r.before = nil
 	}
-	r.ctx, r.cancel = context.WithCancelCause(m.withCallback(context.WithoutCancel(ctx)))
-	r.late, r.giveUp = context.WithCancel(context.WithoutCancel(r.ctx))
-	r.gate = m.newGate(r, m.run)
-	if m.caps.observer != nil {
-		r.events = newEvents[S]()
+	var last *gate.Gate
+	if m.run != nil {
+		last = m.run.gate
 	}
+	r.gate = newGate(r.run, last)
 	m.run = r
 	m.phase = running
 	if len(m.life.shards) == 0 {
@@ -222,7 +186,7 @@ func (m *ShardManager[S]) beginLocked(ctx context.Context) *run[S] {
 		m.finish(r)
 	})
 	if r.events != nil {
-		m.observe(r)
+		r.observe()
 	}
 	return r
 }
@@ -230,7 +194,7 @@ func (m *ShardManager[S]) beginLocked(ctx context.Context) *run[S] {
 // launchLocked starts a shard's loop.
 func (m *ShardManager[S]) launchLocked(s *shard[S]) {
 	r := m.run
-	s.run = r
+	s.run = r.run
 	s.stats.set(func(st *shardStats) { st.state = ShardConnecting })
 	r.shards = append(r.shards, s)
 	r.gate.Resize(len(r.shards), m.concurrentSwitchovers(len(r.shards)))
@@ -300,7 +264,7 @@ func (m *ShardManager[S]) Stop(ctx context.Context) error {
 }
 
 // end stops a run whose ctx ended.
-func (m *ShardManager[S]) end(r *run[S]) {
+func (m *ShardManager[S]) end(r *roster[S]) {
 	m.mu.Lock()
 	if m.run == r && m.phase == running {
 		m.forgetLocked()
@@ -319,7 +283,7 @@ func (m *ShardManager[S]) forgetLocked() {
 }
 
 // finish waits for all that belongs to a run whose ctx has ended.
-func (m *ShardManager[S]) finish(r *run[S]) {
+func (m *ShardManager[S]) finish(r *roster[S]) {
 	r.loops.Wait() // no shard is launched once ctx has ended
 	m.mu.Lock()
 	before := r.before
@@ -329,7 +293,7 @@ func (m *ShardManager[S]) finish(r *run[S]) {
 	}
 	m.panics.flush(m.log)
 	m.log.Info("stopped")
-	m.emit(r, Event[S]{Kind: EventStopped, ShardID: -1})
+	r.emit(Event[S]{Kind: EventStopped, ShardID: -1})
 	if r.events != nil {
 		r.events.close()
 		<-r.events.done
@@ -346,42 +310,13 @@ func (m *ShardManager[S]) finish(r *run[S]) {
 }
 
 // kill closes every socket at once, also those of runs before r that have not ended yet.
-func (m *ShardManager[S]) kill(r *run[S]) {
+func (m *ShardManager[S]) kill(r *roster[S]) {
 	for r != nil {
-		r.kill()
+		r.run.kill()
 		m.mu.Lock()
 		r = r.before
 		m.mu.Unlock()
 	}
-}
-
-// kill closes r's sockets, and tells the last callbacks that nobody waits.
-func (r *run[S]) kill() {
-	r.giveUp()
-	r.mu.Lock()
-	conns := make([]*wsconn.Conn, 0, len(r.conns))
-	for c := range r.conns {
-		conns = append(conns, c)
-	}
-	r.mu.Unlock()
-	for _, c := range conns {
-		c.Kill()
-	}
-}
-
-func (m *ShardManager[S]) track(r *run[S], c *wsconn.Conn) {
-	r.mu.Lock()
-	r.conns[c] = struct{}{}
-	r.mu.Unlock()
-	if r.late.Err() != nil { // kill has been and gone
-		c.Kill()
-	}
-}
-
-func (m *ShardManager[S]) untrack(r *run[S], c *wsconn.Conn) {
-	r.mu.Lock()
-	delete(r.conns, c)
-	r.mu.Unlock()
 }
 
 // Run is Start, wait for ctx, Stop within 10 s: it fits an errgroup. nil if ctx ended, else why: an error of Start or of
@@ -422,28 +357,13 @@ func (m *ShardManager[S]) IsRunning() bool {
 // Handler returns the handler given to New.
 func (m *ShardManager[S]) Handler() Handler[S] { return m.h }
 
-// emit hands an event to the observer, if there is one.
-func (m *ShardManager[S]) emit(r *run[S], ev Event[S]) {
-	if r == nil || r.events == nil {
-		return
-	}
-	if r.events.push(ev) {
-		m.count.eventsDropped.Add(1)
-	}
-}
+// noteLocked leaves a line to unlock.
+func (m *ShardManager[S]) noteLocked(say func()) { m.notes = &note{say, m.notes} }
 
-// observe starts the goroutine that calls the observer.
-func (m *ShardManager[S]) observe(r *run[S]) {
-	go r.events.deliver(func(ev Event[S]) {
-		m.guard("OnEvent", func() { m.caps.observer.OnEvent(ev) }, nil)
-	})
-}
-
-func isClosed(ch <-chan struct{}) bool {
-	select {
-	case <-ch:
-		return true
-	default:
-		return false
-	}
+// unlock is mu.Unlock for those who may leave notes.
+func (m *ShardManager[S]) unlock() {
+	notes := m.notes
+	m.notes = nil
+	m.mu.Unlock()
+	notes.tell()
 }

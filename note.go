@@ -8,17 +8,6 @@ type note struct {
 	next *note // older
 }
 
-// noteLocked leaves a line to unlock.
-func (m *ShardManager[S]) noteLocked(say func()) { m.notes = &note{say, m.notes} }
-
-// unlock is mu.Unlock for those who may leave notes.
-func (m *ShardManager[S]) unlock() {
-	notes := m.notes
-	m.notes = nil
-	m.mu.Unlock()
-	notes.tell()
-}
-
 // tell says the oldest first.
 func (n *note) tell() {
 	if n != nil {

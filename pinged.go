@@ -1,6 +1,7 @@
 package wsshard
 
 import (
+	"strconv"
 	"sync"
 	"time"
 )
@@ -64,3 +65,6 @@ func (p *pinged) byText(heartbeat bool) (sent, newest time.Duration, ok bool) {
 	p.open = p.open[1:]
 	return sent, newest, !heartbeat || !p.unasked
 }
+
+// pingPayload is what a ping frame carries, and its pong repeats.
+func pingPayload(n uint64) string { return strconv.FormatUint(n, 10) }

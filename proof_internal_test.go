@@ -13,10 +13,10 @@ import (
 
 // This file answers: what is proven of a topic, what was missed (gap.go), and what is remembered of it (freshness.go)?
 
-// court is a proof with what a session keeps beside it: the topics that are wanted, under numbers.
+// court is the claims of a connection with what a session keeps beside it: the topics that are wanted, under numbers.
 type court struct {
 	t      *testing.T
-	p      *proof[string]
+	p      *claims[string]
 	wanted map[string]uint64
 	start  time.Time
 
@@ -264,7 +264,7 @@ func TestGapBeginsWhileItsTopicsLeave(t *testing.T) {
 		subs[i] = fmt.Sprint(i)
 	}
 	for round := range 300 {
-		s := newShard(m, 0)
+		s := newShard[string](m.core, m, 0)
 		s.log, s.run = m.log, &run[string]{}
 		s.desired.Add(subs...)
 		now := time.Now()
@@ -274,12 +274,12 @@ func TestGapBeginsWhileItsTopicsLeave(t *testing.T) {
 		both.Go(func() {
 			for _, sub := range subs {
 				s.desired.Remove(sub)
-				s.leaves([]string{sub})
+				s.gaps.leaves([]string{sub}, s.isDown)
 			}
 		})
 		both.Wait()
-		if len(s.gaps) > 0 {
-			t.Fatalf("round %d: a gap waits for %d topics that left", round, len(s.gaps[0].open))
+		if len(s.gaps.list) > 0 {
+			t.Fatalf("round %d: a gap waits for %d topics that left", round, len(s.gaps.list[0].open))
 		}
 	}
 }

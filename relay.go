@@ -1,14 +1,12 @@
 package wsshard
 
 import (
-	"context"
-	"errors"
 	"slices"
 	"sync"
 	"time"
 )
 
-// This file answers: how do two connections of a shard hand over delivery, with nothing lost and nothing twice?
+// This file answers: which messages of a new connection wait for the cutover, and which keys prove that it may come?
 
 // relay is shared by the two connections of a switchover. While the old one delivers, what the new one receives is held in
 // order; a held message whose key the old one delivers is let go. After the cutover a goroutine delivers what is held,
@@ -16,7 +14,7 @@ import (
 type relay[S comparable] struct {
 	most      int  // messages held, and keys remembered; not positive: no limit
 	mostBytes int  // not positive: no limit
-	keep      bool // duplicates are held too: a SequenceValidator must see them
+	keep      bool // duplicates are held too, because a SequenceValidator must see them
 	wake      chan struct{}
 	room      chan struct{} // cap 1; a token when the read loop that waits in hold is to look again
 	over      chan struct{} // closed when delivery is handed over, or will never be
@@ -41,8 +39,8 @@ type relay[S comparable] struct {
 
 	armed   bool                // the new connection is ready: what follows is the proof by keys
 	need    map[string]struct{} // keys that the old connection must deliver
-	later   bool                // nothing with a key had come by then: the first one that comes counts
-	since   time.Time           // one key that the new connection received since then is enough; zero: it is not
+	later   bool                // the new connection had brought no key by then: the first key that it brings must be delivered
+	since   time.Time           // one key is enough that the new connection received since then; zero: all are needed
 	matched time.Time           // when the newest message came that the old connection has delivered, too
 }
 
@@ -132,7 +130,7 @@ func (r *relay[S]) offer(msg Message, v *Verdict[S], at time.Duration) offer {
 	return offerHeld
 }
 
-// blockLocked notes whether the read loop waits in hold. Its clock stands still there while the shard's loop decides or
+// blockLocked notes whether the read loop waits in hold. Its clock stands still there while the shard loop decides or
 // flush is in a callback. When delivery is the read loop's again nothing excuses a wait: then the clock runs, so that health
 // sees a reader that nobody woke.
 func (r *relay[S]) blockLocked(blocked bool) {
@@ -263,9 +261,9 @@ func (r *relay[S]) delivered(key string) (again bool) {
 	return false
 }
 
-// arm begins the proof by keys: the new connection is ready. The old one must deliver all that is held with a key. It cannot
-// where the new one brings topics that the old one does not, or did not when it could have brought the same: then one key
-// that the new one received after since is enough, too.
+// arm begins the proof by keys, when the new connection is ready. The old one must deliver all keys that are held. It cannot do so if
+// the new one brings topics that the old one does not bring, or did not bring in time: then one key that the new one received after
+// since is enough, too.
 func (r *relay[S]) arm(since time.Time) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -275,8 +273,8 @@ func (r *relay[S]) arm(since time.Time) {
 	}
 }
 
-// overlapped reports whether the old connection has delivered all that the proof asks for. used: there are keys at all;
-// without any there is nothing to ask for.
+// overlapped reports whether the old connection has delivered all keys that the proof asks for. used says that there are keys at all.
+// Without any the proof asks for none.
 func (r *relay[S]) overlapped() (met, used bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -332,117 +330,4 @@ func (r *relay[S]) take() *heldMessage[S] {
 	r.removeLocked(h)
 	h.next, h.same = nil, nil
 	return h
-}
-
-// hold keeps a message of the new connection until its turn; false when it may be delivered now.
-func (c *session[S]) hold(msg Message, v *Verdict[S]) bool {
-	idle := c.conn.Signs().Idle
-	for {
-		switch c.relay.offer(msg, v, idle) {
-		case offerHeld:
-			return true
-		case offerDirect:
-			if c.live = true; c.ending.Load() {
-				c.leaveUnread(idle)
-				return true
-			}
-			return false
-		}
-		select { // full: the peer feels back-pressure until the shard's loop has decided
-		case <-c.relay.room:
-		case <-c.ctx.Done():
-			c.relay.leave()
-			c.leaveUnread(idle)
-			return true
-		}
-	}
-}
-
-// flush delivers what was held; then the read loop goes on by itself. A callback that takes the goroutine away ends the
-// session: what is held yet is lost then, and known to be.
-func (c *session[S]) flush() {
-	defer close(c.relay.over)
-	defer func() {
-		for h := c.relay.take(); h != nil; h = c.relay.take() {
-			c.leaveUnread(h.at)
-		}
-	}()
-	if seq := c.m.caps.sequence; seq != nil {
-		c.m.guard("ResetSequenceState", func() { seq.ResetSequenceState(c.st) }, c.end)
-	}
-	for h := c.relay.take(); h != nil; h = c.relay.take() {
-		ctx := c.ctx
-		if ctx.Err() != nil { // the connection is lost already, but this it did deliver
-			if ctx = c.sh.run.ctx; ctx.Err() != nil || errors.Is(context.Cause(c.ctx), ErrSequenceGap) {
-				c.leaveUnread(h.at)
-				return
-			}
-		}
-		var where string
-		c.m.guard("OnMessage", func() { c.deliverHeld(ctx, h, &where) }, c.end)
-	}
-}
-
-// deliverHeld delivers a message that was held, unless it is a duplicate: then only the SequenceValidator sees it.
-func (c *session[S]) deliverHeld(ctx context.Context, h *heldMessage[S], where *string) {
-	if !h.dup {
-		c.deliver(ctx, h.msg, &h.v, where)
-	} else if c.validated(h.msg, &h.v, where) {
-		c.repeated(h.v.Key)
-		c.m.count.duplicates.Add(1)
-	}
-}
-
-// quietRepeats is how long a connection that brings nothing may take to bring repeats.
-const quietRepeats = time.Minute
-
-// repeats are the keys that the connection before delivered. Whoever delivers owns it.
-type repeats struct {
-	keys  map[string]struct{}
-	span  time.Duration // without a repeat, after which none is to be expected
-	until time.Duration // on the reader's clock, when such a span ends; 0: none has begun
-}
-
-// over reports whether no repeat is to be expected any more. The span begins with a message, not with the cutover: a new
-// connection that lags behind by seconds still has its repeats to bring. It runs on the reader's clock: what a slow handler
-// keeps waiting is no later than it came.
-func (r *repeats) over(clock time.Duration) bool {
-	if r.until == 0 {
-		r.until = clock + r.span
-	}
-	return clock > r.until || len(r.keys) == 0
-}
-
-// expect looks for the keys that the connection before delivered; nothing is left of them soon, even if nothing comes.
-func (c *session[S]) expect(keys map[string]struct{}) {
-	if len(keys) == 0 {
-		return
-	}
-	cfg := &c.m.cfg.Switchover
-	r := &repeats{keys: keys, span: max(0, cfg.Linger) + max(0, cfg.DrainTimeout)}
-	c.repeats.Store(r)
-	c.forget(r, c.readerClock()+quietRepeats)
-}
-
-func (c *session[S]) forget(r *repeats, at time.Duration) {
-	left := at - c.readerClock()
-	if isClosed(c.delivered) || left <= 0 && isClosed(c.relay.over) {
-		c.repeats.CompareAndSwap(r, nil)
-	} else if c.repeats.Load() == r {
-		time.AfterFunc(max(left, time.Second), func() { c.forget(r, at) })
-	}
-}
-
-// repeated reports whether the connection before has delivered this key, and tells the one after that it was delivered.
-func (c *session[S]) repeated(key string) (again bool) {
-	if r := c.repeats.Load(); r != nil {
-		if _, again = r.keys[key]; again {
-			delete(r.keys, key)
-			r.until = 0
-		}
-	}
-	if r := c.watch.Load(); r != nil && r.delivered(key) && !again {
-		c.m.count.duplicateKeys.Add(1)
-	}
-	return again
 }

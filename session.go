@@ -3,26 +3,46 @@ package wsshard
 import (
 	"context"
 	"errors"
-	"fmt"
-	"io"
 	"log/slog"
-	"slices"
 	"sync/atomic"
 	"time"
 
 	"github.com/seed-829c304d/wsshard/internal/gate"
 	"github.com/seed-829c304d/wsshard/internal/reconcile"
-	"github.com/seed-829c304d/wsshard/internal/wsconn"
 )
 
-// This file answers: how does one connection live and end? read.go and write.go are its two loops.
-
-// closeGrace is how long the peer has to answer our close frame before the socket is closed.
-const closeGrace = time.Second
-
-// stuckGrace is how long a write to a dismissed connection may take, the close frame among them: its peer is taken for dead,
-// and the connection that replaces it waits for us.
-const stuckGrace = 100 * time.Millisecond
+// This file answers: how does one connection live and end: its three parts, and the signals between them?
+//
+// A session has three parts. The reader belongs to the read loop, the writer to the write loop, and neither names a field of the
+// other. The board is where each writes what others read.
+//
+// How a request is sent (write.go):
+//
+//  1. Subscribe changes the desired set, which puts a token into wake.
+//  2. The write loop judges the peer's health, and takes in what was answered.
+//  3. It writes at most one frame, the most urgent: a pong, a ping, what others left in the outbox, or the next request.
+//  4. For a request it asks applied for the next batch, has the handler encode it, claims its topics, writes, and notes them as
+//     applied.
+//  5. It publishes on the board how far it has come, pokes whoever waits for that, and waits for the next reason to write.
+//
+// How a message is received (read.go):
+//
+//  1. The read loop reads a whole message, and notes ping and pong frames on the way.
+//  2. It asks the handler what the message is, notes on the board that data came, and settles claims that it proves or answers.
+//  3. While the session is not the one that delivers, the relay holds the message (handover.go).
+//  4. Else the read loop asks for its place in the sequence, drops it if the connection before has delivered its key, and calls
+//     OnMessage. Nothing is read meanwhile.
+//
+// Who sends what to whom:
+//
+//	wake       anybody → write loop: look again
+//	retired    shard loop → write loop: send a close frame and write nothing more; another session takes over
+//	readDone   read loop → write loop: nothing more will be read
+//	written    write loop → read loop: nothing more will be written, and the socket is closed
+//	delivered  read loop → shard loop: OnDisconnect has returned, the session is over
+//	ctx        whoever ends the session → all of it, with the cause
+//	slot.wake  both loops → shard loop: look again
+//	relay.over deliverer of what was held → read loop: delivery is handed over
 
 // errRetired ends the write loop of a session that is being replaced.
 var errRetired = errors.New("wsshard: retired")
@@ -30,113 +50,85 @@ var errRetired = errors.New("wsshard: retired")
 // session is one connection of one shard. Two goroutines serve it: the read loop delivers, the write loop writes
 // everything. The first to fail ends the other, through ctx; the read loop's goroutine returns last.
 type session[S comparable] struct {
-	sh     *shard[S]
-	m      *ShardManager[S]
+	core   *core[S]
+	slot   *slot[S]
+	keeper keeper[S]
 	st     ConnectionState
-	conn   *wsconn.Conn
 	log    *slog.Logger
-	opened time.Time
 	ctx    context.Context // of the callbacks; ended by end, read through context.Cause
 	cancel context.CancelCauseFunc
 
-	wake   chan struct{} // cap 1; the write loop has something to look at
-	ending atomic.Bool   // nothing more is delivered
 	out    outbox
-	proof  *proof[S]
-	login  *loginConn[S]            // set while Login runs
-	relay  *relay[S]                // set for the next connection of a switchover
-	stay   *gate.Stay               // the connection, as its door sees it
-	watch  atomic.Pointer[relay[S]] // set on the old one, when the dial begins; read by whoever delivers
+	claims *claims[S]
+	relay  *relay[S]  // set for the next connection of a switchover
+	stay   *gate.Stay // the connection, as its door sees it
 
-	heir    atomic.Pointer[session[S]] // set when it is retired: what is sent from now on is written there
-	repeats atomic.Pointer[repeats]    // keys that the connection before delivered; nil: none to look for
-
-	retired   chan struct{} // closed by the shard's loop: send a close frame, write nothing more
+	wake      chan struct{} // cap 1
+	retired   chan struct{} // closed by the shard loop
 	readDone  chan struct{} // closed when the read loop has ended
 	written   chan struct{} // closed when the write loop has ended and the socket is closed
 	delivered chan struct{} // closed after OnDisconnect: the last callback is over
 
-	// owned by the read loop
-	callback string // which one is running, for the log
-	live     bool   // messages go straight to the handler
-	hadData  bool
-	stamped  time.Duration // of the last message whose time was published
-	fedAt    time.Duration // of the last data whose time was published
+	reader reader[S]
+	writer writer[S]
+	board
 
-	// owned by the write loop
-	applied  *reconcile.Applied[S]
-	pace     pace
-	health   *health
-	batch    int       // topics in the next request: fewer after one that could not be encoded
-	crowded  time.Time // when a replacement was asked for, for want of room
-	asked    bool
-	sick     bool          // a replacement was asked for
-	pongAt   time.Time     // of the last pong
-	pongFor  time.Duration // when the ping came that it answered
-	pongDebt time.Time     // when the pongs so far would be over, were each pongSpacing after the one before
-	whole    bool          // all that was wanted has been written, once at least
-	turn     bool          // a request is next: the last frame was one that the outbox held
-	pingNum  uint64
-	grace    int64     // the manager's lateness that was forgiven last
-	patience time.Time // until when nothing is judged: we were a bit late
-	subs     []S       // scratch
-	offs     offs[S]   // what was on, and is no more
-	carried  []S       // set when it ends: what was on then, or may have been
+	// The shard loop says, in a switchover:
+	watch atomic.Pointer[relay[S]]   // of the old one, when the dial begins; read by whoever delivers
+	heir  atomic.Pointer[session[S]] // when it is retired: what is sent from now on is written there
 
-	// written by one loop, read by others
-	upto       atomic.Uint64 // touches that are settled here
-	caughtUp   atomic.Bool   // nothing is left to write
-	requests   atomic.Int64  // written
-	readySeen  atomic.Int64  // requests written when IsReady was true last, plus 1
-	readyAt    atomic.Int64  // on the connection's clock: when it was true first after that
-	wroteAt    atomic.Int64  // on the connection's clock: the last request until all was written for the first time, and repetitions since
-	frozen     atomic.Int32  // see freeze
-	dataAt     atomic.Int64  // marked: the last data
-	rtt        atomic.Int64
-	answeredAt atomic.Int64 // marked: the writing of the last ping that was answered
-	pinged     pinged       // those that were not
-	warned     atomic.Int64 // how old the connection was when a notice came last that nobody has heeded, plus 1 ns; 0: none came
-	complete   atomic.Bool  // it was read until the peer closed it
-	openUntil  atomic.Int64 // marked: until when the peer had not closed for certain, where the reader was behind; 0: until the reader saw it
-	silentAt   atomic.Int64 // marked: see gapFrom, as it was when it was found silent; 0: it was not, or it has data again
-	dataThen   atomic.Int64 // dataAt when it was found silent
-	unread     atomic.Int64 // on the connection's clock: what came since may be undelivered; 0: nothing is
+	repeats atomic.Pointer[repeats] // keys that the connection before delivered; nil: none to look for
+	loan    loan[S]
+
+	// The write loop leaves these before it closes written.
+	carried []S        // what was on then, or may have been
+	offs    []letGo[S] // what was on, and is no more
 }
 
-func newSession[S comparable](sh *shard[S], st ConnectionState) *session[S] {
+// keeper is the shard, as its sessions see it.
+type keeper[S comparable] interface {
+	// delivers reports whether c is the session that delivers.
+	delivers(c *session[S]) bool
+	// notice takes a server's word that c is about to be closed.
+	notice(c *session[S])
+	// replaceSilent asks for c, which is silent, to be replaced; false when it must reconnect instead.
+	replaceSilent(c *session[S], cause error) bool
+	// replaceFull asks for a connection that has room for what the live one has none for.
+	replaceFull()
+	// progressed is called by the write loop of c whenever on, what it has applied, may have changed.
+	progressed(c *session[S], on *reconcile.Applied[S])
+	// stays takes note that topics without a subscription stay on the connection.
+	stays(subs []S)
+}
+
+func newSession[S comparable](sl *slot[S], k keeper[S], st ConnectionState) *session[S] {
 	c := &session[S]{
-		sh: sh, m: sh.m, st: st,
-		log:       sh.log.With("gen", st.Generation),
+		core: sl.core, slot: sl, keeper: k, st: st,
+		log:       sl.log.With("gen", st.Generation),
 		wake:      make(chan struct{}, 1),
-		proof:     newProof[S](sh.m.caps.acknowledger != nil, sh.m.cfg),
+		claims:    newProof[S](sl.core.caps.acknowledger != nil, sl.core.cfg),
 		retired:   make(chan struct{}),
 		readDone:  make(chan struct{}),
 		written:   make(chan struct{}),
 		delivered: make(chan struct{}),
-		pace:      newPace(sh.m.cfg.Subscribe),
+		board:     board{judged: judgesPongs(sl.core.cfg.Health)},
 	}
-	c.proof.detector = sh.m.caps.ready != nil && !c.proof.acks
-	c.proof.lately = func(sub S) bool { return c.offs.has(sub, time.Now().Add(-sh.linger())) }
+	c.reader.session, c.writer.session = c, c
+	c.claims.detector = sl.core.caps.ready != nil && !c.claims.acks
+	c.claims.lately = c.writer.hadLately
 	return c
 }
 
 // start begins to read and to write. applied is empty, so all that is desired will be written.
 func (c *session[S]) start() {
-	c.applied = c.sh.desired.Watch(c.wake)
-	c.applied.OffFirst = c.m.caps.resubscriber == nil && c.m.caps.unsubscriber != nil
-	c.proof.tell(c.relay != nil || c.sh.missing.Load())
-	c.health = newHealth(c.m.cfg.Health, c.conn.Now())
-	c.grace = c.m.late.Load()
-	if c.live = c.relay == nil; !c.live {
-		c.relay.timedBy(c.conn.Run)
-	}
-	c.wroteAt.Store(int64(c.conn.Now()))
+	c.writer.begin()
+	c.reader.begin()
 	context.AfterFunc(c.ctx, func() { // while a write is stuck nobody else would look
 		c.ending.Store(true)
 		c.conn.SetWriteDeadline(time.Now().Add(closeGrace))
 	})
-	go c.read()
-	go c.write()
+	go c.reader.run()
+	go c.writer.run()
 }
 
 // end ends the session for cause, unless it is ending already.
@@ -149,7 +141,7 @@ func (c *session[S]) end(cause error) {
 	poke(c.wake)
 }
 
-// cause is why the session ended; nil while it lives.
+// cause is why the session ended. It is nil while the session lives.
 func (c *session[S]) cause() error {
 	if c.isRetired() {
 		return ErrReplaced
@@ -157,14 +149,7 @@ func (c *session[S]) cause() error {
 	return context.Cause(c.ctx)
 }
 
-func (c *session[S]) isRetired() bool {
-	select {
-	case <-c.retired:
-		return true
-	default:
-		return false
-	}
-}
+func (c *session[S]) isRetired() bool { return isClosed(c.retired) }
 
 // retire has the session write no more, for heir, which replaces it. What its peer still sends is delivered, until it has
 // closed or DrainTimeout. What waits to be sent goes to heir.
@@ -180,242 +165,74 @@ func (c *session[S]) dismiss(heir *session[S]) {
 	c.conn.SetWriteDeadline(time.Now().Add(stuckGrace))
 }
 
-// revived reports whether a session that was found silent has brought data since.
-func (c *session[S]) revived() bool {
-	return c.silentAt.Load() == 0 || c.dataAt.Load() != c.dataThen.Load()
+// loss is what is missing of a session that has ended, from an instant on.
+func (c *session[S]) loss(from time.Time) *loss[S] {
+	return &loss[S]{gen: c.st.Generation, from: from, held: c.heldBack(from), sure: c.sure(), carried: c.carried, offs: c.offs}
 }
 
-// read is the read loop's goroutine. What it does at the end it does even when a callback took the goroutine away.
-func (c *session[S]) read() {
-	defer c.finish()
-	defer close(c.readDone)
-	var err error
-	returned := false
-	defer func() {
-		var why error
-		if r := recover(); r != nil { // in LowLatencyMode there is no guard for each message
-			why = c.m.panicked(c.callback, r)
-		} else if !returned && c.callback != "" { // runtime.Goexit
-			why = c.m.panicked(c.callback, nil)
-		}
-		c.readToEnd(err, returned)
-		if why == nil {
-			why = err
-		}
-		if why != nil { // else a guard has said why
-			c.end(why)
-		}
-	}()
-	if seq := c.m.caps.sequence; seq != nil && c.relay == nil { // here, where Send does not wait in vain: the write loop runs
-		c.m.guard("ResetSequenceState", func() { seq.ResetSequenceState(c.st) }, c.end)
-	}
-	err = c.readLoop()
-	returned = true
+// rejected tells of topics that failed on this connection.
+func (c *session[S]) rejected(subs []S, err error) {
+	c.core.count.rejected.Add(uint64(len(subs)))
+	c.log.Warn("subscriptions failed", "count", len(subs), "err", err)
+	c.slot.emit(Event[S]{Kind: EventSubscriptionRejected, Generation: c.st.Generation, Err: err, Subs: subs})
 }
 
-// readToEnd notes what the end of the read loop leaves unread: nothing, where the peer has closed and the loop went on until then.
-// A callback that took the loop away leaves what lay behind its message in the buffer, and what is in the socket.
-func (c *session[S]) readToEnd(err error, returned bool) {
-	var ce *CloseError
-	signs := c.conn.Signs()
-	closed := errors.Is(err, io.ErrUnexpectedEOF) && !signs.Begun || errors.As(err, &ce) && !ce.Local
-	c.complete.Store(returned && closed && c.unread.Load() == 0)
-	if closed && !signs.Current && (ce == nil || ce.Code != 1000) { // no answer to our close frame for certain
-		c.openUntil.Store(mark(signs.Idle))
-	}
-	if !signs.Current || !returned {
-		c.leaveUnread(signs.Idle)
-	}
-}
-
-// closedBefore reports whether the peer may have closed before then, unseen by a reader that was behind.
-func (c *session[S]) closedBefore(at time.Time) bool {
-	until := c.openUntil.Load()
-	return until != 0 && c.conn.At(clocked(until)).Before(at)
-}
-
-// leaveUnread notes that from here on messages may be lost unread. The earliest such instant counts.
-func (c *session[S]) leaveUnread(since time.Duration) {
-	at := max(1, int64(since))
-	for was := c.unread.Load(); was == 0 || at < was; was = c.unread.Load() {
-		if c.unread.CompareAndSwap(was, at) {
-			return
-		}
-	}
-}
-
-// finish waits for the rest of the session and tells the application.
-func (c *session[S]) finish() {
-	<-c.written
-	how, code := endedAs(c.cause())
-	c.sh.run.gate.Ended(c.stay, how, code)
-	if c.relay != nil {
-		<-c.relay.over // what it holds is delivered, or will never be
-	}
-	c.m.untrack(c.sh.run, c.conn)
-	c.m.disconnected(c.sh.run, c.st, c.cause())
-	close(c.delivered)
-	poke(c.sh.wake)
-}
-
-// disconnected calls OnDisconnect.
-func (m *ShardManager[S]) disconnected(r *run[S], st ConnectionState, cause error) {
-	if m.caps.disconnect != nil {
-		m.apart("OnDisconnect", func() { m.caps.disconnect.OnDisconnect(r.late, cause, st) })
-	}
-}
-
-// write is the write loop's goroutine; it also closes the connection.
-func (c *session[S]) write() {
-	defer close(c.written)
-	defer c.closeConn()
-	c.end(c.writeOut())
-}
-
-// writeOut runs the write loop and, when no more can be written, lets the reader have what the peer sent before.
-func (c *session[S]) writeOut() (cause error) {
-	returned := false
-	defer func() {
-		if !returned { // a callback left by runtime.Goexit
-			c.end(&PanicError{Value: errGoexit})
-		}
-	}()
-	err := c.writeLoop()
-	returned = true
-	c.passOn() // now: a callback that waits in Send keeps the reader from its end
-	switch {
-	case c.ctx.Err() != nil:
-		return context.Cause(c.ctx)
-	case c.isRetired() && c.ending.Load(): // dismissed
-		c.conn.SendClose(1000, stuckGrace)
-		return ErrReplaced
-	case c.isRetired():
-		c.conn.SendClose(1000, closeGrace)
-		c.drain(c.m.cfg.Switchover.DrainTimeout)
-		return ErrReplaced
-	case isWriteError(err):
-		// The peer closed, and its close frame may still wait behind data to be read: that is the true cause.
-		c.drain(closeGrace)
-	}
-	return err
-}
-
-// passOn leaves what waits to be sent to the session that takes over. Without one it fails.
-func (c *session[S]) passOn() {
-	heir := c.heir.Load()
-	if heir == nil {
-		c.out.fail(ErrNotConnected)
+// tellProven tells the shard's gaps which topics were proven here since it was last called, or failed. Before the session delivers
+// it says nothing; promote has it say all then.
+func (c *session[S]) tellProven() {
+	if !c.claims.telling.Load() || !c.keeper.delivers(c) {
 		return
 	}
-	c.out.moveTo(&heir.out, ErrNotConnected)
-	poke(heir.wake)
+	c.slot.tellGaps(c.slot.gaps.proven(c.claims, c.st.Generation), c.st.Generation)
 }
 
-// drain waits until the peer has closed and all it sent was delivered, at most limit on the reader's clock: time in
-// OnMessage does not count, within reason. Not positive: no limit.
-func (c *session[S]) drain(limit time.Duration) {
-	begin, start := time.Now(), c.conn.Signs().Clock(c.conn.Now())
-	for {
-		left := limit - (c.conn.Signs().Clock(c.conn.Now()) - start)
-		if limit > 0 && (left <= 0 || time.Since(begin) > 10*limit) {
-			return
-		}
-		var late <-chan time.Time
-		t := time.NewTimer(max(left, time.Millisecond))
-		if limit > 0 {
-			late = t.C
-		}
-		select {
-		case <-c.readDone:
-		case <-c.ctx.Done():
-		case <-late:
-			t.Stop()
-			continue
-		}
-		t.Stop()
-		return
+// claimTime is what claims are timed by. An answer is read by the goroutine that runs OnMessage, so the time that is spent
+// there does not count against the server. Settle is nobody's fault, and counts it.
+func (c *session[S]) claimTime(now time.Time) time.Time {
+	if !c.claims.acks {
+		return now
 	}
+	return c.readerTime()
 }
 
-// closeConn says goodbye and closes the socket.
-func (c *session[S]) closeConn() {
-	c.ending.Store(true)
-	cause := context.Cause(c.ctx)
-	if !c.isRetired() && !isAny(cause, ErrPongTimeout, ErrMessageTimeout, ErrWriteTimeout) && !isWriteError(cause) {
-		c.conn.SendClose(closeCode(cause), closeGrace)
-		t := time.NewTimer(closeGrace)
-		select {
-		case <-c.readDone:
-		case <-t.C:
-		case <-c.sh.run.late.Done():
-		}
-		t.Stop()
-	}
-	c.conn.Kill()
-	c.carried = slices.Concat(c.applied.List(), c.applied.Leaving(), c.applied.Off())
-	c.applied.Close()
-	c.passOn()
+// loan is how the write loop lends what it has applied to the shard loop, which asks for it to compare two connections. While it is
+// lent the write loop writes no request, so that it stands still.
+type loan[S comparable] struct {
+	state   atomic.Int32
+	applied *reconcile.Applied[S] // the write loop writes it while the state is loanAsked, the shard loop reads it while it is loanGiven
 }
 
-// closeCode is the code of the close frame that cause calls for: the peer's own is echoed.
-func closeCode(cause error) int {
-	var ce *CloseError
-	switch {
-	case errors.As(cause, &ce):
-		return ce.Code
-	case errors.Is(cause, ErrMaxUnfinished):
-		return 1009
+const (
+	loanNone int32 = iota
+	loanAsked
+	loanGiven
+)
+
+// ask is called by the shard loop. news says that the write loop has not heard of it yet.
+func (l *loan[S]) ask() (news bool) { return l.state.CompareAndSwap(loanNone, loanAsked) }
+
+// give is called by the write loop; true when it was asked.
+func (l *loan[S]) give(applied *reconcile.Applied[S]) bool {
+	if l.state.Load() != loanAsked {
+		return false
 	}
-	return 1000
+	l.applied = applied
+	return l.state.CompareAndSwap(loanAsked, loanGiven)
 }
 
-// writeError marks an error of the socket's write side.
-type writeError struct{ err error }
+// isAsked tells the write loop that it is to write no request.
+func (l *loan[S]) isAsked() bool { return l.state.Load() != loanNone }
 
-func (e *writeError) Error() string { return "wsshard: write: " + e.err.Error() }
-func (e *writeError) Unwrap() error { return e.err }
+// isGiven reports whether what is applied stands still.
+func (l *loan[S]) isGiven() bool { return l.state.Load() == loanGiven }
 
-func isWriteError(err error) bool {
-	var we *writeError
-	return errors.As(err, &we)
+// lent is what the shard loop may read now; nil: nothing.
+func (l *loan[S]) lent() *reconcile.Applied[S] {
+	if !l.isGiven() {
+		return nil
+	}
+	return l.applied
 }
 
-// readCause turns what wsconn.Read returned into the cause that the application sees.
-func readCause(err error) error {
-	switch e := err.(type) {
-	case *wsconn.Closed:
-		return &CloseError{Code: e.Code, Text: e.Text}
-	case *wsconn.Violation:
-		return &CloseError{Code: e.Code, Text: e.Text, Local: true}
-	}
-	if errors.Is(err, wsconn.ErrUnfinished) {
-		return ErrMaxUnfinished
-	}
-	if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
-		return fmt.Errorf("wsshard: connection lost: %w", io.ErrUnexpectedEOF)
-	}
-	return fmt.Errorf("wsshard: read: %w", cut(err))
-}
-
-// mark makes a number that is not 0 of an instant on a connection's clock, for an atomic in which 0 says that there is none.
-func mark(at time.Duration) int64 { return int64(at) + 1 }
-
-// clocked is the instant that was marked.
-func clocked(mark int64) time.Duration { return time.Duration(mark - 1) }
-
-// lastFrame is when the last frame of any kind came that was not part of an unfinished message.
-func (c *session[S]) lastFrame() time.Time { return c.conn.At(c.conn.Whole()) }
-
-// lastData is when the last data came; without any, when the connection was opened.
-func (c *session[S]) lastData() time.Time {
-	if at := c.dataAt.Load(); at != 0 {
-		return c.conn.At(clocked(at))
-	}
-	return c.opened
-}
-
-// isReady reports whether IsReady was true after the last request.
-func (c *session[S]) isReady() bool { return c.readyAfter(c.requests.Load()) }
-
-// readyAfter reports whether IsReady was true after the first n requests.
-func (c *session[S]) readyAfter(n int64) bool { return n == 0 || c.readySeen.Load() > n }
+// giveBack is called by the shard loop. news says that the write loop has not heard of it yet.
+func (l *loan[S]) giveBack() (news bool) { return l.state.Swap(loanNone) != loanNone }

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"log/slog"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -15,30 +14,19 @@ import (
 
 // This file answers: how does a shard keep one live session?
 
-// maxQuiet bounds the data timeout of a quiet market, which doubles each time that a new connection is as silent.
-const maxQuiet = 15 * time.Minute
-
 // shard is a slot with an id and a desired set. It outlives connections. Its reconnect loop owns which sessions live.
 type shard[S comparable] struct {
-	m       *ShardManager[S]
-	run     *run[S] // nil until started; set before its goroutine begins
-	id      int
-	egress  string
-	log     *slog.Logger // written by the reconnect loop before anything else
-	desired *reconcile.Desired[S]
-	stats   shardStats
-	fresh   freshness[S]
-	resubs  resubscriptions[S]
+	slot[S]
+	places  places[S]
 	live    atomic.Pointer[session[S]] // the one that delivers; nil: none
 	door    atomic.Pointer[gate.Key]   // where live is, or was last; nil: it never was
-	quiet   atomic.Int64               // data timeout after silent replacements; 0: the configured one
-	wake    chan struct{}              // cap 1; the reconnect loop has something to look at
 	hurried chan struct{}              // cap 1; a reconnect was asked for: who waits at the gate goes first
 	waiting atomic.Bool                // some Sync waits
 	lingers atomic.Bool                // places may be taken by topics that are not on the live session
-	missing atomic.Bool                // there are gaps
 	noticed atomic.Uint64              // generation of the session that a notice brought
-	leavers atomic.Pointer[leavers[S]] // set while a switchover keeps the live session still
+
+	// Topics that are unsubscribed while a switchover keeps the live session still; nil: none does.
+	unsubscribedMeanwhile atomic.Pointer[meanwhile[S]]
 
 	// owned by the reconnect loop
 	tries    *attempts
@@ -47,25 +35,34 @@ type shard[S comparable] struct {
 	gen      uint64
 	failedAt map[gate.Key]bool // doors at which dials have failed since the last stable connection
 
-	mu        sync.Mutex // protects following fields; a leaf lock
+	mu        sync.Mutex // protects following fields. Under it only the locks of claims and of the desired set are taken
 	reconnect bool       // asked for
 	over      bool       // the loop has ended: nobody answers any more
-	move      *move      // the switchover that is asked for or under way
+	wish      *wish      // the switchover that is asked for or under way
 	waits     []*syncWait[S]
-	gaps      []*gap[S] // what is being missed, until it is proven again
 }
 
-func newShard[S comparable](m *ShardManager[S], id int) *shard[S] {
+// places is the table of the manager that says which topics have a place where, as a shard sees it. A shard of a run that is
+// ending changes nothing in it.
+type places[S comparable] interface {
+	// suspend keeps new subscriptions away from a parked shard.
+	suspend(s *shard[S], yes bool)
+	// stays takes note that topics without a subscription stay on the shard's connection: their places are taken until the next one.
+	stays(s *shard[S], subs []S)
+	// releaseLingering frees the places of topics that are not on the shard's connection; on says which are.
+	releaseLingering(s *shard[S], on func(S) bool)
+}
+
+func newShard[S comparable](c *core[S], p places[S], id int) *shard[S] {
 	s := &shard[S]{
-		m: m, id: id, egress: m.dialer.egress(id),
-		desired: reconcile.New[S](),
-		wake:    make(chan struct{}, 1),
+		slot:    slot[S]{core: c, id: id, egress: c.dialer.egress(id), desired: reconcile.New[S](), wake: make(chan struct{}, 1)},
+		places:  p,
 		hurried: make(chan struct{}, 1),
-		uniform: newUniform(m.seed, id),
+		uniform: newUniform(c.seed, id),
 	}
-	s.tries = newAttempts(m.cfg.Backoff, s.uniform)
-	renewal := m.cfg.Backoff
-	renewal.MaxDelay = max(0, m.cfg.Connection.ProactiveReconnectInterval/4)
+	s.tries = newAttempts(c.cfg.Backoff, s.uniform)
+	renewal := c.cfg.Backoff
+	renewal.MaxDelay = max(0, c.cfg.Connection.ProactiveReconnectInterval/4)
 	s.renewals = newAttempts(renewal, s.uniform)
 	s.stats.state = ShardStopped
 	s.stats.egress = s.egress
@@ -75,17 +72,18 @@ func newShard[S comparable](m *ShardManager[S], id int) *shard[S] {
 // reconnectLoop keeps the shard connected until ctx ends. Each turn is one attempt and the life of what it opened.
 func (s *shard[S]) reconnectLoop(ctx context.Context) {
 	defer s.stopped()
-	s.log = s.m.log.With("shard", s.id, "egress", s.egress) // here, where no lock is held
+	s.log = s.core.log.With("shard", s.id, "egress", s.egress) // here, where no lock is held
 	fresh := true
 	for ctx.Err() == nil {
 		// 1st: one attempt.
 		s.enter(ShardConnecting)
 		s.emit(Event[S]{Kind: EventConnecting, Attempt: s.tries.failed + 1})
 		res := s.attempt(ctx)
+		s.took(res)
 		err := res.err
 		s.tries.dials += res.turned
 
-		// 2nd: hold what it opened, and what replaces that, until nothing is live.
+		// 2nd: hold the session that it opened, and those that replace it, until none is live.
 		intended := false
 		if err == nil {
 			s.takeReconnect() // one that was asked for meanwhile has its new connection
@@ -114,6 +112,20 @@ func (s *shard[S]) reconnectLoop(ctx context.Context) {
 	}
 }
 
+// attempt takes the steps to a new connection, and waits for them.
+func (s *shard[S]) attempt(ctx context.Context) attemptResult[S] {
+	o := newOpening[S](&s.slot, s, s.state())
+	o.ticket, o.hurried = gate.NewTicket(s.id, s.tries.failed, gate.Down), s.hurried
+	return <-o.begin(ctx)
+}
+
+// took notes that an attempt has taken a generation.
+func (s *shard[S]) took(res attemptResult[S]) {
+	if res.opened {
+		s.gen++
+	}
+}
+
 // refused notes an attempt that failed.
 func (s *shard[S]) refused(res attemptResult[S]) {
 	s.failsAt(res.door)
@@ -126,7 +138,7 @@ func (s *shard[S]) refused(res attemptResult[S]) {
 // says that no connection of ours made way for cur: the shard has had none yet, or has lost it.
 func (s *shard[S]) hold(ctx context.Context, cur *session[S], fresh bool) (cause error, intended bool) {
 	s.renewals.restart()
-	waited := s.takeMove() // with DisableHotSwitchover somebody waits for cur; who asks from now on means its successor
+	waited := s.takeWish() // with DisableHotSwitchover somebody waits for cur; who asks from now on means its successor
 	s.promote(cur)
 	s.connected(cur)
 	if waited != nil {
@@ -153,9 +165,9 @@ func (s *shard[S]) hold(ctx context.Context, cur *session[S], fresh bool) (cause
 				s.askReconnect()
 			}
 		}
-		mv, next := s.pendingMove(), cur
-		if mv != nil && cur.ctx.Err() == nil {
-			next = s.switchover(ctx, cur, mv)
+		wish, next := s.pendingWish(), cur
+		if wish != nil && cur.ctx.Err() == nil {
+			next = s.switchover(ctx, cur, wish)
 		}
 
 		// 3rd: is none live any more?
@@ -164,9 +176,9 @@ func (s *shard[S]) hold(ctx context.Context, cur *session[S], fresh bool) (cause
 			if s.live.Load() == cur { // else the switchover saw it go
 				s.down(cur)
 			}
-			s.m.releaseLingering(s, func(S) bool { return false }) // the next connection begins with none of it
+			s.places.releaseLingering(s, func(S) bool { return false }) // the next connection begins with none of it
 			if !s.closesFirst() {
-				s.answerMove(ErrNotConnected)
+				s.answerWish(ErrNotConnected)
 			}
 			cause = cur.cause()
 			return cause, isAny(cause, ErrReconnect, ErrMaxLifetime)
@@ -174,26 +186,48 @@ func (s *shard[S]) hold(ctx context.Context, cur *session[S], fresh bool) (cause
 
 		// 4th: how long may it live?
 		switch {
-		case mv == nil:
+		case wish == nil:
 		case next != cur:
 			s.tries.outlived(time.Since(cur.opened))
 			s.renewals.restart()
-			_, silent, _ := s.look(mv)
+			_, silent, _ := s.look(wish)
 			age.Reset(s.lifetime(silent || !cur.isRetired()))
 			cur = next
-		case mv.aged: // no failure to get a new connection ends a live one
+		case wish.aged: // no failure to get a new connection ends a live one
 			slot = true
 			age.Reset(s.renewals.delay())
 		}
 	}
 }
 
+// failsAt notes where a dial failed, or a session was lost, since the last stable connection.
+func (s *shard[S]) failsAt(door gate.Key) {
+	if s.tries.failed == 0 || s.failedAt == nil || len(s.failedAt) >= 16 {
+		s.failedAt = make(map[gate.Key]bool)
+	}
+	s.failedAt[door] = true
+}
+
 // closesFirst reports whether a new connection takes the place of the old one only when that is closed: switchovers are
 // disabled, or the host allows one connection for a key.
 func (s *shard[S]) closesFirst() bool {
 	door := s.door.Load()
-	return s.m.cfg.DisableHotSwitchover || door != nil && s.run.gate.Single(*door)
+	return s.core.cfg.DisableHotSwitchover || door != nil && s.run.gate.Single(*door)
 }
+
+func (s *shard[S]) delivers(c *session[S]) bool { return s.live.Load() == c }
+
+func (s *shard[S]) isDown() bool { return s.live.Load() == nil }
+
+// liveGeneration is that of the live connection; 0: there is none.
+func (s *shard[S]) liveGeneration() uint64 {
+	if c := s.live.Load(); c != nil {
+		return c.st.Generation
+	}
+	return 0
+}
+
+func (s *shard[S]) stays(subs []S) { s.places.stays(s, subs) }
 
 // promote makes cur the session that delivers.
 func (s *shard[S]) promote(cur *session[S]) {
@@ -244,7 +278,7 @@ func (s *shard[S]) down(cur *session[S]) {
 		st.opened = time.Time{}
 	})
 	if s.run.ctx.Err() == nil {
-		s.openGap(cur, cur.gapFrom(cause))
+		s.openGap(cur.loss(cur.gapFrom(cause)))
 		s.log.Warn("disconnected", "gen", cur.st.Generation, "cause", cause)
 	}
 	s.emit(Event[S]{Kind: EventDisconnected, Generation: cur.st.Generation, Err: cause})
@@ -252,20 +286,20 @@ func (s *shard[S]) down(cur *session[S]) {
 
 // failed counts a failed attempt or a lost connection.
 func (s *shard[S]) failed(err error) {
-	s.m.count.errors.Add(1)
+	s.core.count.errors.Add(1)
 	s.stats.set(func(st *shardStats) { st.err, st.failed = err, s.tries.dials })
 }
 
 // retry asks OnError and the limit on attempts.
 func (s *shard[S]) retry(ctx context.Context, err error) bool {
 	again := true
-	if h := s.m.caps.failure; h != nil {
+	if h := s.core.caps.failure; h != nil {
 		st := s.state()
-		if s.m.apart("OnError", func() { again = h.OnError(ctx, err, st) }) != nil {
+		if s.core.apart("OnError", func() { again = h.OnError(ctx, err, st) }) != nil {
 			again = true // a panic is no verdict
 		}
 	}
-	most := s.m.cfg.Connection.MaxConnectAttempts
+	most := s.core.cfg.Connection.MaxConnectAttempts
 	return again && (most <= 0 || s.tries.failed < most)
 }
 
@@ -281,14 +315,14 @@ func (s *shard[S]) backOff(ctx context.Context, err error) {
 // park gives up until a reconnect is asked for.
 func (s *shard[S]) park(ctx context.Context, err error) {
 	s.enter(ShardParked)
-	s.m.suspend(s, true)
+	s.places.suspend(s, true)
 	s.log.Error("parked", "attempts", s.tries.failed, "err", err)
 	s.emit(Event[S]{Kind: EventParked, Attempt: s.tries.failed, Err: err, Subs: s.desired.List()})
-	s.answerMove(errParked)
+	s.answerWish(errParked)
 	s.failWaits(ErrShardParked)
 	s.pause(ctx, -1)
 	if ctx.Err() == nil {
-		s.m.suspend(s, false)
+		s.places.suspend(s, false)
 		s.tries.restart()
 		s.stats.set(func(st *shardStats) { st.failed = 0 })
 	}
@@ -302,7 +336,7 @@ func (s *shard[S]) pause(ctx context.Context, d time.Duration) {
 	defer ask.Stop()
 	if d >= 0 {
 		over.Reset(d)
-		ask.Reset(askEvery(s.m))
+		ask.Reset(askEvery(s.core))
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	var answer <-chan gate.Key // nil: URL is not being asked
@@ -317,18 +351,18 @@ func (s *shard[S]) pause(ctx context.Context, d time.Duration) {
 		case <-over.C:
 			return
 		case <-ask.C:
-			answer = s.askURL(ctx)
+			answer = newOpening[S](&s.slot, s, s.state()).askURL(ctx)
 		case door := <-answer:
 			answer = nil
 			if door.Host != "" && !s.failedAt[door] {
 				return
 			}
-			ask.Reset(askEvery(s.m))
+			ask.Reset(askEvery(s.core))
 		case <-ctx.Done():
 			return
 		case <-s.wake:
 			if !s.closesFirst() {
-				s.answerMove(ErrNotConnected)
+				s.answerWish(ErrNotConnected)
 			}
 		}
 	}
@@ -340,29 +374,14 @@ func (s *shard[S]) stopped() {
 	s.mu.Lock()
 	s.over = true
 	s.mu.Unlock()
-	s.endGaps()
-	s.answerMove(ErrStopped)
+	s.tellGaps(s.gaps.end(), 0)
+	s.answerWish(ErrStopped)
 	s.failWaits(ErrStopped)
-}
-
-// wants reports whether a topic is desired now. What nobody needs any more is not waited for.
-func (s *shard[S]) wants(sub S) bool {
-	_, ok := s.desired.Number(sub)
-	return ok
-}
-
-func (s *shard[S]) enter(state ShardState) {
-	s.stats.set(func(st *shardStats) { st.state = state })
-}
-
-func (s *shard[S]) emit(ev Event[S]) {
-	ev.ShardID = s.id
-	s.m.emit(s.run, ev)
 }
 
 // state describes the next attempt.
 func (s *shard[S]) state() ConnectionState {
-	if c := s.live.Load(); c != nil && time.Since(c.opened) >= s.m.cfg.Backoff.StableAfter {
+	if c := s.live.Load(); c != nil && time.Since(c.opened) >= s.core.cfg.Backoff.StableAfter {
 		s.tries.restart()
 	}
 	return ConnectionState{
@@ -397,25 +416,6 @@ func (s *shard[S]) askReconnect() {
 	s.mu.Unlock()
 	poke(s.wake)
 	poke(s.hurried)
-}
-
-// dataTimeout is how long a connection of this shard may be without data; not positive: for ever.
-func (s *shard[S]) dataTimeout() time.Duration {
-	if q := s.quiet.Load(); q > 0 {
-		return time.Duration(q)
-	}
-	return s.m.cfg.Health.DataTimeout
-}
-
-// silent notes a data timeout after so long. Where the connection before was silent too and this one never brought data,
-// the market is quiet: the next one gets more time. The first data ends that.
-func (s *shard[S]) silent(hadData bool, after time.Duration) {
-	base := s.m.cfg.Health.DataTimeout
-	if s.quiet.Load() == 0 || hadData {
-		s.quiet.Store(int64(base))
-	} else {
-		s.quiet.Store(int64(max(base, min(2*after, maxQuiet))))
-	}
 }
 
 // Reconnect breaks the shard's connection and makes a new one, at once; it revives a parked shard. It does not wait. A shard

@@ -3,8 +3,6 @@ package wsshard
 import (
 	"errors"
 	"fmt"
-	"reflect"
-	"slices"
 )
 
 // This file answers: where does a subscription go, and how is it taken back?
@@ -96,13 +94,13 @@ func (m *ShardManager[S]) placeLocked(subs []S, each func(int, SubscribeResult))
 	return full, invalid
 }
 
-// makeRoomLocked opens the shards that fresh items need, as far as that is allowed.
-func (m *ShardManager[S]) makeRoomLocked(fresh int) {
+// makeRoomLocked opens the shards that newcomers need, as far as that is allowed.
+func (m *ShardManager[S]) makeRoomLocked(newcomers int) {
 	if m.phase == running && m.cfg.DisableAutoRebalance {
 		return
 	}
 	opened := 0
-	for fresh > m.life.table.Room() && (m.cfg.MaxShards <= 0 || len(m.life.shards) < m.cfg.MaxShards) {
+	for newcomers > m.life.table.Room() && (m.cfg.MaxShards <= 0 || len(m.life.shards) < m.cfg.MaxShards) {
 		s := m.openLocked()
 		opened++
 		if m.phase == running {
@@ -110,7 +108,7 @@ func (m *ShardManager[S]) makeRoomLocked(fresh int) {
 			m.launchLocked(s)
 		}
 	}
-	m.life.table.Reserve(min(fresh, m.life.table.Room()))
+	m.life.table.Reserve(min(newcomers, m.life.table.Room()))
 	if opened > 0 && m.phase == running {
 		shards := len(m.life.shards)
 		m.noteLocked(func() { m.log.Info("opened shards", "count", opened, "shards", shards) })
@@ -141,7 +139,7 @@ func (m *ShardManager[S]) countNewLocked(subs []S) (n int) {
 // openLocked adds a shard. It is not launched.
 func (m *ShardManager[S]) openLocked() *shard[S] {
 	id := m.life.table.Open()
-	s := newShard(m, id)
+	s := newShard[S](m.core, m, id)
 	m.life.shards = append(m.life.shards, s)
 	if _, wraps := m.dialer.source(id); wraps && !m.life.wraps {
 		m.life.wraps = true
@@ -160,10 +158,10 @@ func (m *ShardManager[S]) placeInitialLocked(subs []S) error {
 			return fmt.Errorf("%w: item %d of Subscriptions", ErrInvalidSubscription, i)
 		}
 	}
-	fresh, room := m.countNewLocked(subs), m.life.table.Room()
+	newcomers, room := m.countNewLocked(subs), m.life.table.Room()
 	limit := m.cfg.MaxSubscriptionsPerShard
-	if most := m.cfg.MaxShards; most > 0 && limit > 0 && fresh > room && (fresh-room-1)/limit >= most-len(m.life.shards) {
-		return fmt.Errorf("%w: %d subscriptions to start with, over %d shards of %d", ErrCapacity, m.life.table.Len()+fresh, most, limit)
+	if most := m.cfg.MaxShards; most > 0 && limit > 0 && newcomers > room && (newcomers-room-1)/limit >= most-len(m.life.shards) {
+		return fmt.Errorf("%w: %d subscriptions to start with, over %d shards of %d", ErrCapacity, m.life.table.Len()+newcomers, most, limit)
 	}
 	m.placeLocked(subs, func(int, SubscribeResult) {})
 	return nil
@@ -187,11 +185,11 @@ func (m *ShardManager[S]) Unsubscribe(subs ...S) error {
 			}
 		}
 		s.desired.Remove(gone...)
-		for _, g := range s.leaves(gone) {
+		for _, g := range s.gaps.leaves(gone, s.isDown) {
 			s.emitGap(g, s.liveGeneration())
 			m.noteLocked(func() { m.log.Warn("gap", "shard", id, "from", g.from, "to", g.to, "topics", len(g.subs)) })
 		}
-		if l := s.leavers.Load(); l != nil {
+		if l := s.unsubscribedMeanwhile.Load(); l != nil {
 			l.note(gone)
 		}
 		s.fresh.forget(gone)
@@ -277,45 +275,6 @@ func (m *ShardManager[S]) suspend(s *shard[S], yes bool) {
 // knowsLocked reports whether s belongs to the present life: a shard of a run that is ending must not touch its successor.
 func (m *ShardManager[S]) knowsLocked(s *shard[S]) bool {
 	return s.id < len(m.life.shards) && m.life.shards[s.id] == s
-}
-
-// needsKeyCheck reports whether values of t can be NaN or impossible to hash.
-func needsKeyCheck(t reflect.Type) bool {
-	switch t.Kind() {
-	case reflect.Interface, reflect.Float32, reflect.Float64, reflect.Complex64, reflect.Complex128:
-		return true
-	case reflect.Array:
-		return needsKeyCheck(t.Elem())
-	case reflect.Struct:
-		for i := range t.NumField() {
-			if needsKeyCheck(t.Field(i).Type) {
-				return true
-			}
-		}
-	}
-	return false
-}
-
-// keys returns those of subs that can be found again in a map: what the application's hooks name may be anything.
-func (m *ShardManager[S]) keys(subs []S) []S {
-	if !m.checkKey || !slices.ContainsFunc(subs, func(sub S) bool { return !m.isKey(sub) }) {
-		return subs
-	}
-	return slices.DeleteFunc(slices.Clone(subs), func(sub S) bool { return !m.isKey(sub) })
-}
-
-// isKey reports whether sub can be found again in a map.
-func (m *ShardManager[S]) isKey(sub S) (ok bool) {
-	if !m.checkKey {
-		return true
-	}
-	defer func() {
-		if recover() != nil { // unhashable
-			ok = false
-		}
-	}()
-	_, ok = map[S]struct{}{sub: {}}[sub]
-	return ok
 }
 
 // shardOf returns a shard that can be talked to.

@@ -3,312 +3,264 @@ package wsshard
 import (
 	"context"
 	"errors"
-	"slices"
-	"sync/atomic"
 	"time"
 
 	"github.com/seed-829c304d/wsshard/internal/gate"
 )
 
-// This file answers: how is a live connection replaced without losing a message?
+// This file answers: who asks for a switchover, and who joins one?
 
-// change is one switchover on its way.
-type change[S comparable] struct {
-	s      *shard[S]
-	mv     *move
-	cur    *session[S]
-	next   *session[S] // nil until it is open
-	relay  *relay[S]
-	report *SwitchoverReport
+// Triggers of a switchover, as its report names them.
+const (
+	triggerCall     = "call"
+	triggerLifetime = "lifetime"
+	triggerData     = "data-timeout"
+	triggerPong     = "pong-timeout"
+	triggerNotice   = "notice"
+	triggerCapacity = "capacity"
+)
 
-	ticket   *gate.Ticket // at the door, and for a turn
-	begun    atomic.Int64 // instant when the dial of next began; 0: not yet
-	up       atomic.Pointer[gate.Stay]
-	curEnded chan time.Time // cap 1; when cur's connection ended
+// noticeTwice is how long a notice that is heard again on the new connection starts nothing.
+const noticeTwice = time.Minute
 
-	began, opened time.Time
-	lost          bool // cur ended by itself
-	dismissed     bool // cur was silent to the end
-	judgement[S]
+// wish is a switchover that is asked for or under way. While it is shard.wish, shard.mu protects what says so.
+type wish struct {
+	trigger string        // of who asked first
+	class   gate.Urgency  // under shard.mu
+	silent  error         // why the old connection is taken for dead; nil: it lives. Under shard.mu
+	callers int           // that wait for it. Under shard.mu
+	routine bool          // goes on without callers. Under shard.mu
+	aborted bool          // nobody wants it any more. Under shard.mu
+	aged    bool          // age asked for it, too. Under shard.mu
+	noticed bool          // a notice asked for it, too. Under shard.mu
+	done    chan struct{} // closed when it is over
+	err     error         // set before done is closed
 }
 
-// switchover replaces cur and returns the session that delivers from now on: the new one; cur itself, untouched, when it
-// failed; nil when cur was lost meanwhile and the new one did not come.
-func (s *shard[S]) switchover(ctx context.Context, cur *session[S], mv *move) *session[S] {
-	if s.closesFirst() {
-		cur.end(ErrReconnect)
-		<-cur.delivered
-		return nil
-	}
-	ch := &change[S]{
-		s: s, mv: mv, cur: cur, began: time.Now(),
-		relay:  newRelay[S](s.m.cfg.Switchover, s.m.caps.sequence != nil, s.wake),
-		report: &SwitchoverReport{Trigger: mv.trigger, Proof: "none"},
-	}
-	ch.ticket, ch.curEnded = gate.NewTicket(s.id, 0, gate.Routine), make(chan time.Time, 1)
-	s.enter(ShardSwitching)
-	s.emit(Event[S]{Kind: EventSwitchoverStarted, Generation: cur.st.Generation, Switchover: ch.reported()})
-	defer context.AfterFunc(cur.ctx, func() { ch.curEnded <- time.Now() })()
-	next := ch.run(ctx)
-	s.leavers.Store(nil)
-	s.run.gate.ReturnTurn(ch.ticket)
-	return next
+// end tells who waits how the switchover ended. It must not be shard.wish any more, or somebody could join it yet.
+func (wish *wish) end(err error) {
+	wish.err = err
+	close(wish.done)
 }
 
-func (ch *change[S]) run(ctx context.Context) *session[S] {
-	if err := ch.prepare(ctx); err != nil {
-		return ch.failed(ctx, err)
+// HotSwitchover replaces the shard's connection and returns when the new one has taken over; it joins a switchover in
+// progress. On error the old connection is untouched: ErrSwitchoverTimeout, ErrSwitchoverHold, ErrCircuitOpen, a *DialError.
+// ErrNotConnected when the shard is down, with ErrShardParked when it gave up; ErrUnknownShard, ErrStopped. A ctx that ends
+// aborts the switchover, unless something else asked for it too. ErrInCallback: it has begun.
+func (m *ShardManager[S]) HotSwitchover(ctx context.Context, shardID int) error {
+	s, err := m.shardOf(shardID)
+	if err != nil {
+		return err
 	}
-	ch.cutOver(ctx)
-	return ch.succeeded()
-}
-
-// prepare opens next and returns nil when the cutover may begin: cur writes nothing more by then.
-func (ch *change[S]) prepare(ctx context.Context) error {
-	s, cur := ch.s, ch.cur
-	dialCtx, cancel := context.WithCancelCause(ctx)
-	defer cancel(nil)
-	dialled := ch.dial(dialCtx)
-	timer := time.NewTimer(time.Hour)
-	defer timer.Stop()
-	var nextGone <-chan struct{}
-	curGone := cur.delivered
-	for {
-		// 1st: wait until something happens.
-		wait := time.Hour
-		if !ch.due.IsZero() {
-			wait = max(0, time.Until(ch.due))
-		}
-		timer.Reset(wait)
-		select {
-		case res := <-dialled:
-			if dialled = nil; res.err != nil {
-				return res.err
-			}
-			ch.next = res.session
-			ch.opened = time.Now()
-			ch.report.Dial = ch.opened.Sub(ch.began)
-			nextGone = ch.next.ctx.Done()
-			ch.next.start()
-		case <-curGone:
-			curGone, ch.lost = nil, true
-			s.down(cur)
-			s.enter(ShardConnecting)
-			s.run.gate.Raise(ch.ticket, gate.Down)
-		case <-nextGone:
-			return context.Cause(ch.next.ctx)
-		case <-s.wake:
-		case <-timer.C:
-		}
-
-		// 2nd: is it still wanted?
-		silent, stop := ch.wanted(ctx)
-		if stop != nil {
-			cancel(stop)
-			if dialled != nil {
-				if res := <-dialled; res.err == nil {
-					ch.next = res.session
-					ch.next.start()
-				}
-			}
-			return stop
-		}
-
-		// 3rd: may it be cut over?
-		if ch.next != nil {
-			if cut, err := ch.decide(silent); cut || err != nil {
-				return err
-			}
-		}
+	if s.live.Load() == nil {
+		return s.whyDown()
 	}
-}
-
-// wanted says whether cur is taken for dead by now, and why the switchover is to end, if so.
-func (ch *change[S]) wanted(ctx context.Context) (silent bool, stop error) {
-	s := ch.s
-	silent, aborted := ch.urge()
-	switch {
-	case ctx.Err() != nil:
-		stop = context.Cause(ctx)
-	case ch.lost:
-		s.takeReconnect() // this is what makes the new connection
-	case s.reconnectAsked():
-		stop = ErrReconnect
-	case aborted:
-		stop = context.Canceled
-	}
-	return silent, stop
-}
-
-// urge tells the gate how urgent this is by now. For a silent cur it waits for no turn: that would protect nothing.
-func (ch *change[S]) urge() (silent, aborted bool) {
-	s := ch.s
-	class, silent, aborted := s.look(ch.mv)
-	s.run.gate.Raise(ch.ticket, class)
-	if s.warned(ch.mv) {
-		s.run.gate.Noticed(ch.ticket)
-	}
-	if silent {
-		s.run.gate.SkipTurn(ch.ticket)
-	}
-	return silent, aborted
-}
-
-// dial begins to open next. It waits until the door and a turn are both free, and holds neither while it waits for the other;
-// a silent or lost cur needs no turn.
-func (ch *change[S]) dial(ctx context.Context) <-chan attemptResult[S] {
-	s := ch.s
-	ch.urge()
-	return s.attemptAsync(ctx, s.state(), ch.ticket, openingHooks{
-		begin: func() {
-			ch.begun.Store(s.m.instant(time.Now()))
-			ch.cur.watch.Store(ch.relay) // its keys are remembered from here on
-		},
-		up: ch.up.Store,
-	}, ch.relay)
-}
-
-// keyTime is how long after next's login cur may be ended for it.
-const keyTime = 2 * time.Second
-
-// tellKeys says to the gate what this switchover has shown of hosts that allow one connection for a key, or for a client.
-func (ch *change[S]) tellKeys(failure error) {
-	g, stay := ch.s.run.gate, ch.up.Load()
-	how, _ := endedAs(ch.cur.cause())
-	kicked := false
-	if ch.lost && how == gate.Theirs && stay != nil {
-		at := <-ch.curEnded
-		kicked = !at.Before(ch.s.m.at(ch.begun.Load())) && (ch.opened.IsZero() || at.Sub(ch.opened) <= keyTime)
-	}
-	switch {
-	case kicked || failure == nil && stay != nil:
-		g.Kicked(stay, kicked)
-	case failure != nil && !ch.lost && ch.unwanted(failure):
-		g.Crowded(ch.cur.stay.Key())
-	}
-}
-
-// unwanted reports whether the host refused next, or closed it while it was young.
-func (ch *change[S]) unwanted(failure error) bool {
-	var he *HandshakeError
-	if errors.As(failure, &he) {
-		return he.StatusCode >= 400 && he.StatusCode < 500 && !slices.Contains([]int{408, 418, 425, 429}, he.StatusCode)
-	}
-	how, _ := endedAs(failure)
-	return ch.next != nil && how == gate.Theirs && time.Since(ch.next.opened) < ch.s.m.cfg.Backoff.StableAfter
-}
-
-// cutOver lets cur deliver its last, and next deliver from then on.
-func (ch *change[S]) cutOver(ctx context.Context) {
-	s, cur, next := ch.s, ch.cur, ch.next
-	cut := time.Now()
-	ch.report.Overlap = cut.Sub(ch.opened)
-	if !ch.readyAt.IsZero() {
-		ch.report.Ready = ch.readyAt.Sub(ch.opened)
-		ch.report.Overlap = cut.Sub(ch.readyAt)
-	}
-	down := ch.lost
-	ch.lost = ch.lost || cur.ctx.Err() != nil
-	switch {
-	case ch.lost:
-	case ch.dismissed:
-		cur.dismiss(next)
-	default:
-		cur.retire(next)
-	}
-	<-cur.delivered // bounded by DrainTimeout and the handler
-	cur.watch.Store(nil)
-	ch.report.Drain = time.Since(cut)
-	ch.count()
-
-	silent := s.closeMove(ch.mv) // who asks from now on means next
-	switch {
-	case down:
-	case ch.lost:
-		s.down(cur)
-	case ctx.Err() != nil:
-	case silent != nil:
-		s.openGap(cur, cur.gapFrom(silent))
-	case ch.report.Proof == "none", !cur.complete.Load():
-		s.openGap(cur, cur.gapFrom(nil))
-	case cur.closedBefore(ch.readyAt): // then neither has brought what came until next was proven
-		s.openGap(cur, cur.conn.At(clocked(cur.openUntil.Load())))
-	case s.m.caps.unsubscriber == nil: // cur went on with what was taken back, and may be wanted anew
-		s.openGapOfUnproven(cur, next, ch.carriedUpto, ch.leavers)
-	}
-	if s.noticed.Store(0); ch.mv.noticed { // before it can hear one as the session that delivers
-		s.noticed.Store(next.st.Generation)
-	}
-	s.promote(next)
-	next.expect(ch.relay.release())
-	go next.flush()
-}
-
-// count takes over what the relay counted.
-func (ch *change[S]) count() {
-	held, dropped, twice := ch.relay.counts()
-	ch.report.Held, ch.report.Dropped = held, dropped
-	ch.s.m.count.duplicateKeys.Add(uint64(twice))
-	if !ch.relay.keep {
-		ch.s.m.count.duplicates.Add(uint64(dropped))
-	}
-}
-
-// reported is a copy of the report for an event.
-func (ch *change[S]) reported() *SwitchoverReport {
-	r := *ch.report
-	return &r
-}
-
-func (ch *change[S]) succeeded() *session[S] {
-	s, mv := ch.s, ch.mv
-	s.m.count.switched.Add(1)
-	ch.tellKeys(nil)
-	if ch.lost {
-		s.emit(Event[S]{Kind: EventConnected, Generation: ch.next.st.Generation})
-	}
-	s.log.Info("switched over", "gen", ch.next.st.Generation, "trigger", ch.report.Trigger, "proof", ch.report.Proof)
-	s.emit(Event[S]{Kind: EventSwitchoverDone, Generation: ch.next.st.Generation, Switchover: ch.reported()})
-	mv.end(nil)
-	s.heed(ch.next)
-	return ch.next
-}
-
-// failed ends next. cur goes on, unless it was silent: then it reconnects.
-func (ch *change[S]) failed(ctx context.Context, err error) *session[S] {
-	s := ch.s
 	if ctx.Err() != nil {
-		err = context.Cause(ctx)
+		return context.Cause(ctx)
 	}
-	silent := s.closeMove(ch.mv) // who asks from now on means another
-	ch.thaw()
-	if ch.next != nil {
-		ch.next.end(err)
+	wish := s.ask(&wish{trigger: triggerCall, class: gate.Asked})
+	if s.live.Load() == nil && !s.closesFirst() { // lost in between: its loop may have looked already
+		s.leaveWish(wish)
+		return s.whyDown()
 	}
-	ch.cur.watch.Store(nil)
-	ch.relay.discard()
-	if ch.next != nil {
-		<-ch.next.delivered
+	if m.inCallback(ctx) {
+		return ErrInCallback // its caller is counted for good: nothing aborts it
 	}
-	ch.report.Held, ch.report.Dropped, _ = ch.relay.counts()
-	s.m.count.switchFailed.Add(1)
-	ch.tellKeys(err)
-	if ctx.Err() == nil {
-		s.log.Warn("switchover failed", "trigger", ch.report.Trigger, "err", err)
-		s.emit(Event[S]{Kind: EventSwitchoverFailed, Generation: ch.cur.st.Generation, Err: err, Switchover: ch.reported()})
+	select {
+	case <-wish.done:
+		return wish.err
+	case <-ctx.Done():
+		s.leaveWish(wish)
+		return context.Cause(ctx)
 	}
-	poke(s.wake)      // what was asked for meanwhile
-	poke(ch.cur.wake) // if it was silent and is not any more, it is judged again
+}
+
+// ask asks for a switchover as wish describes, or joins the one that is asked for already.
+func (s *shard[S]) ask(wish *wish) *wish {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.wish == nil {
+		wish.done = make(chan struct{})
+		if s.over { // a whole Stop came between the caller's look at the shard and this
+			wish.end(ErrStopped)
+			return wish
+		}
+		s.wish = wish
+	}
+	now := s.wish
+	now.callers++
+	now.aborted = false
+	now.routine = now.routine || wish.trigger != triggerCall
+	now.aged = now.aged || wish.trigger == triggerLifetime
+	now.noticed = now.noticed || wish.trigger == triggerNotice
+	now.class = min(now.class, wish.class)
+	if now.silent == nil {
+		now.silent = wish.silent
+	}
+	poke(s.wake)
+	return now
+}
+
+// leaveWish says that one caller waits no more. The last one aborts a switchover that nothing else asked for.
+func (s *shard[S]) leaveWish(wish *wish) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if wish.callers--; wish.callers == 0 && !wish.routine {
+		wish.aborted = true
+	}
+	poke(s.wake)
+}
+
+// pendingWish returns the switchover that is asked for. One that nobody wants any more ends here.
+func (s *shard[S]) pendingWish() *wish {
+	s.mu.Lock()
+	wish := s.wish
+	aborted := wish != nil && wish.aborted
+	if aborted {
+		s.wish = nil
+	}
+	s.mu.Unlock()
+	if aborted {
+		wish.end(context.Canceled)
+		return nil
+	}
+	return wish
+}
+
+// look returns what may change while a switchover is under way. One that nobody wants any more is let go of: whoever asks
+// from now on means another.
+func (s *shard[S]) look(wish *wish) (class gate.Urgency, silent, aborted bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if wish.aborted && s.wish == wish {
+		s.wish = nil
+	}
+	return wish.class, s.silenceLocked(wish) != nil, wish.aborted
+}
+
+// silenceLocked returns why the old connection is taken for dead. Data that it has brought since makes it a live one, which is
+// judged like any other from then on.
+func (s *shard[S]) silenceLocked(wish *wish) error {
+	if c := s.live.Load(); wish.silent != nil && c != nil && c.revived() {
+		wish.silent = nil
+		c.silentAt.Store(0)
+		poke(c.wake)
+	}
+	return wish.silent
+}
+
+// warned reports whether a server's notice asks for wish, too.
+func (s *shard[S]) warned(wish *wish) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return wish.noticed
+}
+
+// takeWish takes the switchover that is asked for, if any, so that nobody joins it any more.
+func (s *shard[S]) takeWish() *wish {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	wish := s.wish
+	s.wish = nil
+	return wish
+}
+
+// closeWish keeps others from joining wish, and says whether its connection was silent.
+func (s *shard[S]) closeWish(wish *wish) (silent error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.wish == wish {
+		s.wish = nil
+	}
+	return s.silenceLocked(wish)
+}
+
+// answerWish ends the switchover that is asked for, if any.
+func (s *shard[S]) answerWish(err error) {
+	if wish := s.takeWish(); wish != nil {
+		wish.end(err)
+	}
+}
+
+// replaceFull asks for a connection with room, for topics that the live one has none for.
+func (s *shard[S]) replaceFull() {
+	if s.core.cfg.DisableHotSwitchover {
+		s.askReconnect()
+		return
+	}
+	s.ask(&wish{trigger: triggerCapacity, class: gate.Asked})
+}
+
+// replaceSilent asks for c, which is silent, to be replaced. It returns false if c must reconnect instead.
+func (s *shard[S]) replaceSilent(c *session[S], cause error) bool {
+	if s.closesFirst() || s.live.Load() != c {
+		return false
+	}
+	trigger := triggerData
+	if errors.Is(cause, ErrPongTimeout) {
+		trigger = triggerPong
+	}
+	s.ask(&wish{trigger: trigger, class: gate.Asked, silent: cause})
+	return true
+}
+
+// notice takes a server's word that c is about to be closed. What c hears before it delivers is heeded when it comes to.
+func (s *shard[S]) notice(c *session[S]) {
+	c.warned.Store(int64(time.Since(c.opened)) + 1)
+	if s.live.Load() == c {
+		s.heed(c)
+	}
+}
+
+// heed asks for what a notice calls for, unless another goroutine has done so. A notice that is heard again, in its first
+// minute, on the connection that it brought, calls for nothing: when c comes to deliver makes no difference.
+func (s *shard[S]) heed(c *session[S]) {
+	age := time.Duration(c.warned.Swap(0))
 	switch {
-	case ch.lost:
-		ch.mv.end(err)
-		return nil
-	case silent != nil:
-		ch.cur.end(silent)
-		ch.mv.end(err)
-		return nil
+	case age == 0:
+	case s.noticed.Load() == c.st.Generation && age <= noticeTwice:
+	case s.closesFirst():
+		s.noticed.Store(c.st.Generation + 1)
+		s.askReconnect()
+	default:
+		s.ask(&wish{trigger: triggerNotice, class: gate.Routine})
 	}
-	s.enter(ShardConnected)
-	ch.mv.end(err)
-	return ch.cur
+}
+
+// lifetime is how long a connection may live. One that no connection of ours made way for draws from the upper half of the
+// interval, later ones lose up to a tenth: those that began together, or were lost together, do not end together. Without a
+// limit it is a very long time. It is shorter than drawn by what it may have to wait for others.
+func (s *shard[S]) lifetime(fresh bool) time.Duration {
+	d := s.core.cfg.Connection.ProactiveReconnectInterval
+	if d <= 0 {
+		return 1 << 62
+	}
+	spread := float64(d) / 10
+	if fresh {
+		spread = float64(d) / 2
+	}
+	early := min(float64(s.run.gate.Lead()), float64(d)/10) // for the wait until its turn in the rotation
+	return d - time.Duration(early+s.uniform()*(spread-early))
+}
+
+// grownOld replaces a session because of its age, when its turn in the rotation has come (slot). It says when to look again,
+// and whether that is its turn. A shard that has been emptied is left alone until it has a topic again, and so is one whose
+// host allows one connection for a key: there a new connection would cost a gap for no reason.
+func (s *shard[S]) grownOld(cur *session[S], slot bool) (again time.Duration, isSlot bool) {
+	const never = 1 << 62
+	switch {
+	case s.desired.Len() == 0 && cur.settledUpTo.Load() > 0:
+		return s.core.cfg.Connection.ProactiveReconnectInterval / 32, false
+	case s.core.cfg.DisableHotSwitchover:
+		if !slot {
+			return s.run.gate.Slot(), true
+		}
+		cur.end(ErrMaxLifetime)
+	case s.closesFirst():
+	case !slot:
+		return s.run.gate.Slot(), true
+	default:
+		s.ask(&wish{trigger: triggerLifetime, class: gate.Routine})
+	}
+	return never, false
 }

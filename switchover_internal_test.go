@@ -294,30 +294,30 @@ func TestMoveThatIsAbortedUnseen(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := newShard(m, 0)
-	mv := s.ask(&move{trigger: triggerCall})
-	s.leaveMove(mv)
-	if got := s.pendingMove(); got != nil || !isClosed(mv.done) || mv.err != context.Canceled {
+	s := newShard[string](m.core, m, 0)
+	mv := s.ask(&wish{trigger: triggerCall})
+	s.leaveWish(mv)
+	if got := s.pendingWish(); got != nil || !isClosed(mv.done) || mv.err != context.Canceled {
 		t.Errorf("pending %v, over: %v, with %v", got, isClosed(mv.done), mv.err)
 	}
-	next := s.ask(&move{trigger: triggerCall})
-	if got := s.pendingMove(); got != next || next == mv {
+	next := s.ask(&wish{trigger: triggerCall})
+	if got := s.pendingWish(); got != next || next == mv {
 		t.Errorf("pending %v, want the next one", got)
 	}
 }
 
 // Whoever joins a switchover is owed it, whether the first caller has left or leaves later.
 func TestMoveThatSomebodyElseWants(t *testing.T) {
-	for name, leave := range map[string]func(s *shard[string]) *move{
-		"left before": func(s *shard[string]) *move {
-			mv := s.ask(&move{trigger: triggerCall})
-			s.leaveMove(mv)
-			return s.ask(&move{trigger: triggerCall})
+	for name, leave := range map[string]func(s *shard[string]) *wish{
+		"left before": func(s *shard[string]) *wish {
+			mv := s.ask(&wish{trigger: triggerCall})
+			s.leaveWish(mv)
+			return s.ask(&wish{trigger: triggerCall})
 		},
-		"leaves after a notice": func(s *shard[string]) *move {
-			mv := s.ask(&move{trigger: triggerCall})
-			s.ask(&move{trigger: triggerNotice}).callers--
-			s.leaveMove(mv)
+		"leaves after a notice": func(s *shard[string]) *wish {
+			mv := s.ask(&wish{trigger: triggerCall})
+			s.ask(&wish{trigger: triggerNotice}).callers--
+			s.leaveWish(mv)
 			return mv
 		},
 	} {
@@ -325,8 +325,8 @@ func TestMoveThatSomebodyElseWants(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		s := newShard(m, 0)
-		if want := leave(s); s.pendingMove() != want || isClosed(want.done) {
+		s := newShard[string](m.core, m, 0)
+		if want := leave(s); s.pendingWish() != want || isClosed(want.done) {
 			t.Errorf("%s: it is gone", name)
 		}
 	}
@@ -345,14 +345,14 @@ func TestMoveOfAShardThatHasEnded(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := newShard(m, 0)
-	before := s.ask(&move{trigger: triggerCall})
+	s := newShard[string](m.core, m, 0)
+	before := s.ask(&wish{trigger: triggerCall})
 	s.stopped()
-	after := s.ask(&move{trigger: triggerCall})
-	for _, mv := range []*move{before, after} {
+	after := s.ask(&wish{trigger: triggerCall})
+	for _, mv := range []*wish{before, after} {
 		if !isClosed(mv.done) || mv.err != ErrStopped {
 			t.Errorf("over: %v, with %v", isClosed(mv.done), mv.err)
 		}
 	}
-	s.leaveMove(after)
+	s.leaveWish(after)
 }

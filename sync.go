@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+
+	"github.com/seed-829c304d/wsshard/internal/reconcile"
 )
 
 // This file answers: when is what was asked for true on the server?
@@ -124,14 +126,14 @@ func (s *shard[S]) failWaits(why error) {
 	s.waiting.Store(false)
 }
 
-// progressed is called by the write loop of c whenever applied may have changed: it answers those who wait, and frees the
+// progressed is called by the write loop of c whenever on, what it has applied, may have changed: it answers those who wait, and frees the
 // places of what is not on the connection any more.
-func (s *shard[S]) progressed(c *session[S]) {
+func (s *shard[S]) progressed(c *session[S], on *reconcile.Applied[S]) {
 	if s.live.Load() != c {
 		return
 	}
 	if s.lingers.Load() { // cleared there, so that a session looks when it begins and after each Unsubscribe only
-		s.m.releaseLingering(s, func(sub S) bool { _, on := c.applied.Number(sub); return on })
+		s.places.releaseLingering(s, func(sub S) bool { _, is := on.Number(sub); return is })
 	}
 	if !s.waiting.Load() {
 		return
@@ -143,7 +145,7 @@ func (s *shard[S]) progressed(c *session[S]) {
 		if w.session != c { // a new connection begins with nothing applied
 			w.session, w.next, w.errs = c, 0, nil
 		}
-		if w.advance(c) {
+		if w.advance(c, on) {
 			close(w.done)
 		} else {
 			left = append(left, w)
@@ -155,17 +157,17 @@ func (s *shard[S]) progressed(c *session[S]) {
 }
 
 // advance passes what is applied by now; true when that is all.
-func (w *syncWait[S]) advance(c *session[S]) bool {
+func (w *syncWait[S]) advance(c *session[S], on *reconcile.Applied[S]) bool {
 	for ; w.next < len(w.subs); w.next++ {
 		sub := w.subs[w.next]
-		if !c.applied.Settled(sub) {
+		if !on.Settled(sub) {
 			return false
 		}
-		waiting, err := c.proof.state(sub)
-		if waiting && c.proof.acks {
+		waiting, err := c.claims.state(sub)
+		if waiting && c.claims.acks {
 			return false
 		}
-		if _, wanted := c.sh.desired.Number(sub); err != nil && wanted {
+		if _, wanted := c.slot.desired.Number(sub); err != nil && wanted {
 			w.errs = append(w.errs, &SubscriptionError[S]{Sub: sub, Err: err})
 		}
 	}

@@ -11,7 +11,7 @@ type told struct {
 }
 
 // tell has what is proven from now on remembered until takeTold, or not.
-func (p *proof[S]) tell(yes bool) {
+func (p *claims[S]) tell(yes bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.telling.Store(yes)
@@ -21,7 +21,7 @@ func (p *proof[S]) tell(yes bool) {
 }
 
 // toldUnder reports whether a claim of s ended under this number, or a newer one, and was not taken.
-func (p *proof[S]) toldUnder(s S, num uint64) bool {
+func (p *claims[S]) toldUnder(s S, num uint64) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	t, ok := p.told[s]
@@ -29,7 +29,7 @@ func (p *proof[S]) toldUnder(s S, num uint64) bool {
 }
 
 // takeTold returns what was proven, or failed, since the last call.
-func (p *proof[S]) takeTold() map[S]told {
+func (p *claims[S]) takeTold() map[S]told {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	told := p.told
@@ -37,7 +37,7 @@ func (p *proof[S]) takeTold() map[S]told {
 	return told
 }
 
-func (p *proof[S]) tellLocked(s S, num uint64) {
+func (p *claims[S]) tellLocked(s S, num uint64) {
 	if p.telling.Load() {
 		if p.told == nil {
 			p.told = make(map[S]told)

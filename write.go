@@ -2,20 +2,20 @@ package wsshard
 
 import (
 	"context"
-	"errors"
-	"net"
-	"strconv"
+	"slices"
 	"time"
-	"unicode/utf8"
+
+	"github.com/seed-829c304d/wsshard/internal/reconcile"
 )
 
 // This file answers: what is written on a connection, and when?
 
-// lateLimit is how far past its due time a timer fires when the process itself was stopped: a paused machine, a debugger,
-// a long collection. The deadlines of that time say nothing about the peer.
+// If our own timer fires later than lateLimit, the process itself was stopped: a paused machine, a debugger, a long collection. The
+// deadlines of that time say nothing about the peer.
 const lateLimit = time.Second
 
-// lateBit is how late a timer fires when at least the reader may be as late: what it was waiting for is there, unread.
+// If our own timer fires later than lateBit, the machine is busy and the read loop may lag as well: the frame that we are about to miss
+// may be in the socket already.
 const lateBit = 20 * time.Millisecond
 
 // alarm collects the earliest instant at which the write loop has something to do.
@@ -27,9 +27,138 @@ func (a *alarm) by(at time.Time) {
 	}
 }
 
+// writer is what the write loop owns.
+type writer[S comparable] struct {
+	*session[S]
+	pen          *pen
+	applied      *reconcile.Applied[S]
+	health       *health
+	batch        int       // topics in the next request. 0: the most; fewer after a request that could not be encoded
+	crowded      time.Time // when a replacement was asked for, for want of room
+	asked        bool      // a request has been written
+	sick         bool      // a replacement was asked for
+	caughtUpOnce bool      // all that was wanted has been written, once at least
+	sendersYield bool      // a request is next: the last frame was one that the outbox held
+	pingNum      uint64
+	grace        int64     // the pause of the process that was forgiven last
+	judgeAfter   time.Time // until when nothing is judged: we were a bit late
+	subs         []S       // scratch
+	offs         offs[S]   // what was on, and is no more
+}
+
+// take hands the pen over, when Login has returned.
+func (w *writer[S]) take(p *pen) { w.pen = p }
+
+// begin makes the writer ready for its loop.
+func (w *writer[S]) begin() {
+	w.applied = w.slot.desired.Watch(w.wake)
+	w.applied.OffFirst = w.core.caps.resubscriber == nil && w.core.caps.unsubscriber != nil
+	w.claims.tell(w.relay != nil || w.slot.gaps.some.Load())
+	w.health = newHealth(w.core.cfg.Health, w.conn.Now())
+	w.grace = w.core.pausedAt.Load()
+	w.wroteAt.Store(int64(w.conn.Now()))
+}
+
+// hadLately reports whether late data of an earlier subscription of a topic may still come.
+func (w *writer[S]) hadLately(sub S) bool {
+	return w.offs.has(sub, time.Now().Add(-w.slot.linger()))
+}
+
+// run is the write loop's goroutine. It also closes the connection.
+func (w *writer[S]) run() {
+	defer close(w.written)
+	defer w.closeConn()
+	w.end(w.writeOut())
+}
+
+// writeOut runs the write loop and, when no more can be written, lets the reader have what the peer sent before.
+func (w *writer[S]) writeOut() (cause error) {
+	returned := false
+	defer func() {
+		if !returned { // a callback left by runtime.Goexit
+			w.end(&PanicError{Value: errGoexit})
+		}
+	}()
+	err := w.writeLoop()
+	returned = true
+	w.passOn() // now: a callback that waits in Send keeps the reader from its end
+	switch {
+	case w.ctx.Err() != nil:
+		return context.Cause(w.ctx)
+	case w.isRetired() && w.ending.Load(): // dismissed
+		w.conn.SendClose(1000, stuckGrace)
+		return ErrReplaced
+	case w.isRetired():
+		w.conn.SendClose(1000, closeGrace)
+		w.drain(w.core.cfg.Switchover.DrainTimeout)
+		return ErrReplaced
+	case isWriteError(err):
+		// The peer closed, and its close frame may still wait behind data to be read: that is the true cause.
+		w.drain(closeGrace)
+	}
+	return err
+}
+
+// passOn leaves what waits to be sent to the session that takes over. Without one it fails.
+func (w *writer[S]) passOn() {
+	heir := w.heir.Load()
+	if heir == nil {
+		w.out.fail(ErrNotConnected)
+		return
+	}
+	w.out.moveTo(&heir.out, ErrNotConnected)
+	poke(heir.wake)
+}
+
+// drain waits until the peer has closed and all it sent was delivered, at most limit on the reader's clock: time in
+// OnMessage does not count, within reason. Not positive: no limit.
+func (w *writer[S]) drain(limit time.Duration) {
+	begin, start := time.Now(), w.conn.Signs().Clock(w.conn.Now())
+	for {
+		left := limit - (w.conn.Signs().Clock(w.conn.Now()) - start)
+		if limit > 0 && (left <= 0 || time.Since(begin) > 10*limit) {
+			return
+		}
+		var late <-chan time.Time
+		t := time.NewTimer(max(left, time.Millisecond))
+		if limit > 0 {
+			late = t.C
+		}
+		select {
+		case <-w.readDone:
+		case <-w.ctx.Done():
+		case <-late:
+			t.Stop()
+			continue
+		}
+		t.Stop()
+		return
+	}
+}
+
+// closeConn says goodbye and closes the socket.
+func (w *writer[S]) closeConn() {
+	w.ending.Store(true)
+	cause := context.Cause(w.ctx)
+	if !w.isRetired() && !isAny(cause, ErrPongTimeout, ErrMessageTimeout, ErrWriteTimeout) && !isWriteError(cause) {
+		w.conn.SendClose(closeCode(cause), closeGrace)
+		t := time.NewTimer(closeGrace)
+		select {
+		case <-w.readDone:
+		case <-t.C:
+		case <-w.slot.run.grace.Done():
+		}
+		t.Stop()
+	}
+	w.conn.Kill()
+	w.carried, w.session.offs = slices.Concat(w.applied.List(), w.applied.Leaving(), w.applied.Off()), w.offs.list
+	w.applied.Close()
+	w.passOn()
+}
+
 // writeLoop is the only writer of the connection: it answers, pings, judges and reconciles. It returns why the session
-// ends.
-func (c *session[S]) writeLoop() error {
+// ends. onStack finds it by this name: who calls Send inside it, as a request is encoded, must not wait for it.
+func (w *writer[S]) writeLoop() error {
 	timer := time.NewTimer(time.Hour)
 	defer timer.Stop()
 	for {
@@ -37,18 +166,18 @@ func (c *session[S]) writeLoop() error {
 		var next alarm
 
 		// 1st: is the peer well?
-		if err := c.judge(now, &next); err != nil {
+		if err := w.judge(now, &next); err != nil {
 			return err
 		}
 		// 2nd: who waits for what was written or answered?
-		c.keepBook(now, &next)
+		w.keepBook(now, &next)
 		// 3rd: at most one frame, the most urgent that the pace allows.
-		wrote, err := c.writeOne(now, &next)
+		wrote, err := w.writeOne(now, &next)
 		if err != nil {
 			return err
 		}
 		// 4th: wait for the next reason, or look at once when there may be more to write.
-		if wrote && c.ctx.Err() == nil && !c.isRetired() {
+		if wrote && w.ctx.Err() == nil && !w.isRetired() {
 			continue
 		}
 		wait := time.Hour
@@ -57,138 +186,138 @@ func (c *session[S]) writeLoop() error {
 		}
 		timer.Reset(wait)
 		select {
-		case <-c.wake:
+		case <-w.wake:
 		case <-timer.C:
-		case <-c.retired:
+		case <-w.retired:
 			return errRetired
-		case <-c.ctx.Done():
-			return context.Cause(c.ctx)
+		case <-w.ctx.Done():
+			return context.Cause(w.ctx)
 		}
-		if c.ctx.Err() != nil {
-			return context.Cause(c.ctx)
+		if w.ctx.Err() != nil {
+			return context.Cause(w.ctx)
 		}
 		switch late := time.Since(next.at); {
 		case next.at.IsZero():
 		case late > lateLimit:
-			c.m.late.Store(c.m.instant(time.Now()))
+			w.core.pausedAt.Store(w.core.instant(time.Now()))
 		case late > lateBit:
-			c.patience = time.Now().Add(recheck)
+			w.judgeAfter = time.Now().Add(recheck)
 		}
 	}
 }
 
-// judge asks health, and has a silent connection replaced; any other sickness ends it.
-func (c *session[S]) judge(now time.Time, next *alarm) error {
-	if late := c.m.late.Load(); late != c.grace {
-		c.grace = late
-		c.health.grace(c.conn.Now(), c.conn.Signs())
+// judge asks health whether the peer is well. A silent connection it has replaced. Any other sickness is the cause of its end.
+func (w *writer[S]) judge(now time.Time, next *alarm) error {
+	if late := w.core.pausedAt.Load(); late != w.grace {
+		w.grace = late
+		w.health.grace(w.conn.Now(), w.conn.Signs())
 	}
-	if now.Before(c.patience) {
-		next.by(c.patience)
+	if now.Before(w.judgeAfter) {
+		next.by(w.judgeAfter)
 		return nil
 	}
-	signs, at := c.conn.Signs(), c.conn.Now()
-	if c.sick && c.revived() { // it has come back before it was replaced
-		c.sick = false
-		c.silentAt.Store(0)
+	signs, at := w.conn.Signs(), w.conn.Now()
+	if w.sick && w.revived() { // it has come back before it was replaced
+		w.sick = false
+		w.silentAt.Store(0)
 	}
-	if c.sick { // judged for good, and pinged until it is replaced
-		if due, ok := c.health.pingAt(at); ok {
+	if w.sick { // judged for good, and pinged until it is replaced
+		if due, ok := w.health.pingAt(at); ok {
 			next.by(now.Add(due - at))
 		}
 		return nil
 	}
-	c.health.expectData(c.applied.Len() > 0 && c.sh.live.Load() == c, signs.Clock(at))
-	timeout := c.sh.dataTimeout()
-	cause, missed := c.health.judge(at, signs, timeout)
-	c.m.count.sick.Add(uint64(missed))
+	w.health.expectData(w.applied.Len() > 0 && w.keeper.delivers(w.session), signs.Clock(at))
+	timeout := w.slot.dataTimeout()
+	cause, missed := w.health.judge(at, signs, timeout)
+	w.core.count.sick.Add(uint64(missed))
 	switch {
 	case cause == nil:
 	case cause == ErrDataTimeout:
-		c.m.count.sick.Add(1)
-		c.sh.silent(c.dataAt.Load() != 0, timeout)
+		w.core.count.sick.Add(1)
+		w.slot.silent(w.dataAt.Load() != 0, timeout)
 		fallthrough
 	case cause == ErrPongTimeout:
-		c.dataThen.Store(c.dataAt.Load())
-		c.silentAt.Store(mark(c.conn.Since(c.gapFrom(cause))))
-		if !c.sh.replaceSilent(c, cause) {
+		w.dataThen.Store(w.dataAt.Load())
+		w.silentAt.Store(mark(w.conn.Since(w.gapFrom(cause))))
+		if !w.keeper.replaceSilent(w.session, cause) {
 			return cause
 		}
-		c.sick = true
+		w.sick = true
 		next.by(now) // to look when the next ping is due
 		return nil
 	default:
-		c.m.count.sick.Add(1)
+		w.core.count.sick.Add(1)
 		return cause
 	}
-	if due, ok := c.health.due(at, signs, timeout); ok {
+	if due, ok := w.health.due(at, signs, timeout); ok {
 		next.by(now.Add(due - at))
 	}
 	return nil
 }
 
-// keepBook takes in what was answered, and tells what is settled by now.
-func (c *session[S]) keepBook(now time.Time, next *alarm) {
-	if c.frozen.CompareAndSwap(freezeAsked, freezeDone) {
-		poke(c.sh.wake)
+// keepBook takes in the answers that have come, and publishes how far the connection has come.
+func (w *writer[S]) keepBook(now time.Time, next *alarm) {
+	if w.loan.give(w.applied) {
+		poke(w.slot.wake)
 	}
-	if c.frozen.Load() == freezeDone { // applied stands still, and may be read only
-		c.tellProven()
-		c.sh.progressed(c)
+	if w.loan.isGiven() { // applied stands still, and may be read only
+		w.tellProven()
+		w.keeper.progressed(w.session, w.applied)
 		return
 	}
-	c.settleAnswers(now, next)
-	c.tellProven()
-	c.upto.Store(c.applied.Upto())
-	c.sh.progressed(c)
-	c.nudge()
+	w.settleAnswers(now, next)
+	w.tellProven()
+	w.settledUpTo.Store(w.applied.Upto())
+	w.keeper.progressed(w.session, w.applied)
+	w.nudge()
 }
 
-// nudge has the shard's loop look at a connection that is to take over: its readiness may have changed.
-func (c *session[S]) nudge() {
-	if c.relay != nil && c.sh.live.Load() != c {
-		poke(c.sh.wake)
+// nudge has the shard loop look at a connection that is to take over: its readiness may have changed.
+func (w *writer[S]) nudge() {
+	if w.relay != nil && !w.keeper.delivers(w.session) {
+		poke(w.slot.wake)
 	}
 }
 
 // writeOne writes at most one frame: a pong, a ping, what others queued, or the next request. wrote: look again at once.
-func (c *session[S]) writeOne(now time.Time, next *alarm) (wrote bool, err error) {
+func (w *writer[S]) writeOne(now time.Time, next *alarm) (wrote bool, err error) {
 	// 1st: a pong, in the place that the pace keeps for it.
-	pinged, spacing := c.pongWait(now)
+	pinged, spacing := w.pen.pongWait(now)
 	if pinged {
-		if wait := max(c.pace.waitControl(now), spacing); wait > 0 {
+		if wait := max(w.pen.pace.waitControl(now), spacing); wait > 0 {
 			next.by(now.Add(wait))
 		} else {
-			return true, c.pong(now, c.pace.chargeControl)
+			return true, w.pen.pong(now, w.pen.pace.chargeControl)
 		}
 	}
-	wait := c.pace.wait(now)
+	wait := w.pen.pace.wait(now)
 	// 2nd: pings.
-	if c.health.pingDue(c.conn.Now()) {
+	if w.health.pingDue(w.conn.Now()) {
 		if wait > 0 {
 			next.by(now.Add(wait))
 			return false, nil
 		}
-		return true, c.ping()
+		return true, w.ping()
 	}
 	// 3rd: what OnConnect, replies and Send left. The latter two take turns with requests, so that neither starves.
-	yields := c.turn && !c.out.greets()
-	if c.out.any() && !yields {
+	yields := w.sendersYield && !w.out.greets()
+	if w.out.any() && !yields {
 		if wait > 0 {
 			next.by(now.Add(wait))
 			return false, nil
 		}
-		if msg, done, ok := c.out.next(); ok {
-			c.turn = true
-			err := c.writeMessage(msg)
+		if msg, done, ok := w.out.next(); ok {
+			w.sendersYield = true
+			err := w.pen.write(msg)
 			done(err)
 			return true, err
 		}
 	}
 	// 4th: the difference between desired and applied.
-	wrote, err = c.reconcile(now, wait, next)
-	if wrote || yields && (wait == 0 || c.caughtUp.Load()) {
-		c.turn = false
+	wrote, err = w.reconcile(now, wait, next)
+	if wrote || yields && (wait == 0 || w.caughtUp.Load()) {
+		w.sendersYield = false
 		return wrote || yields, err
 	}
 	if yields {
@@ -197,148 +326,36 @@ func (c *session[S]) writeOne(now time.Time, next *alarm) (wrote bool, err error
 	// 5th: another pong, in a place that nobody else wants.
 	if pinged && err == nil {
 		if wait = max(wait, spacing); wait == 0 {
-			return true, c.pong(now, func(now time.Time) { c.pace.charge(now, 1) })
+			return true, w.pen.pong(now, func(now time.Time) { w.pen.pace.charge(now, 1) })
 		}
 		next.by(now.Add(wait))
 	}
 	return false, err
 }
 
-// pongWait reports whether a ping waits, and how long its pong waits for its spacing.
-func (c *session[S]) pongWait(now time.Time) (pinged bool, wait time.Duration) {
-	p, ok := c.out.nextPing()
-	wait = pongSpacing - now.Sub(c.pongAt)
-	if p.came == c.pongFor && c.pongDebt.Sub(now) <= (mostPings-1)*pongSpacing {
-		wait = 0
-	}
-	return ok, max(0, wait)
-}
-
-// pong answers the ping that has waited longest.
-func (c *session[S]) pong(now time.Time, charge func(time.Time)) error {
-	p := c.out.takePing(c.conn.Now())
-	c.pongAt, c.pongFor = now, p.came
-	if c.pongDebt.Before(now) {
-		c.pongDebt = now
-	}
-	c.pongDebt = c.pongDebt.Add(pongSpacing)
-	err := c.conn.Pong(p.payload)
-	charge(time.Now())
-	return writeFailure(err)
-}
-
-// wrote charges the pace when frames have left, which may be long after somebody began to write them.
-func (c *session[S]) wrote(frames int, err error) error {
-	c.pace.charge(time.Now(), frames)
-	return writeFailure(err)
-}
-
-// writeFailure says how a write failed.
-func writeFailure(err error) error {
-	if err == nil {
-		return nil
-	}
-	var ne net.Error
-	if errors.As(err, &ne) && ne.Timeout() {
-		return ErrWriteTimeout
-	}
-	return &writeError{err}
-}
-
-// writeMessage writes a message that was checked.
-func (c *session[S]) writeMessage(msg Message) error {
-	frames, err := c.conn.Write(msg.Type == TextMessage, msg.Data)
-	if err == nil {
-		c.m.count.sent.Add(1)
-		c.m.count.sentBytes.Add(uint64(len(msg.Data)))
-	}
-	return c.wrote(frames, err)
-}
-
-// checkMessage says why a message cannot be sent.
-func checkMessage(msg Message) error {
-	switch {
-	case msg.Data == nil: // empty is another matter
-		return errors.Join(ErrInvalidMessage, errors.New("it has no data"))
-	case msg.Type != TextMessage && msg.Type != BinaryMessage:
-		return errors.Join(ErrInvalidMessage, errors.New("unknown type"))
-	case msg.Type == TextMessage && !utf8.Valid(msg.Data):
-		return errors.Join(ErrInvalidMessage, errors.New("text that is not UTF-8"))
-	}
-	return nil
-}
-
 // ping sends the connection's kind of ping.
-func (c *session[S]) ping() error {
+func (w *writer[S]) ping() error {
 	var msg Message
-	if p := c.m.caps.ping; p != nil {
-		err := c.m.guard("PingMessage", func() { msg = p.PingMessage(c.st) }, c.end)
+	if p := w.core.caps.ping; p != nil {
+		err := w.core.guard("PingMessage", func() { msg = p.PingMessage(w.st) }, w.end)
 		if err == nil {
 			err = checkMessage(msg)
 		}
 		if err != nil {
-			c.health.unsent(c.conn.Now())
-			c.log.Warn("no ping was sent", "err", err)
+			w.health.unsent(w.conn.Now())
+			w.log.Warn("no ping was sent", "err", err)
 			return nil
 		}
-	} else if text := c.m.cfg.Health.TextPing; text != "" {
+	} else if text := w.core.cfg.Health.TextPing; text != "" {
 		msg = Text(text)
 	}
-	at := c.conn.Now() // PingMessage may have taken its time
-	c.health.sent(at, c.conn.Signs())
-	c.pingNum++
-	c.pinged.add(c.pingNum, at, c.m.cfg.Health.PongTimeout)
-	c.m.count.pings.Add(1)
+	at := w.conn.Now() // PingMessage may have taken its time
+	w.health.sent(at, w.conn.Signs())
+	w.pingNum++
+	w.pinged.add(w.pingNum, at, w.core.cfg.Health.PongTimeout)
+	w.core.count.pings.Add(1)
 	if msg.Data != nil {
-		return c.writeMessage(msg)
+		return w.pen.write(msg)
 	}
-	return c.wrote(1, c.conn.Ping(pingPayload(c.pingNum)))
-}
-
-func pingPayload(n uint64) string { return strconv.FormatUint(n, 10) }
-
-// Send writes msg to the shard's live connection, within the pace; nil means written to the socket. While that one is read
-// to its end in a switchover, the next is meant, and what waits for the pace when it is replaced is written there, in its
-// order. What it does on the server does not survive a reconnect or a switchover.
-// ErrNotConnected, with ErrShardParked when the shard gave up; ErrUnknownShard, ErrStopped, ErrInvalidMessage, the cause of
-// ctx; ErrInCallback from inside the callback that encodes a request: it is queued. msg.Data passes to the library.
-func (m *ShardManager[S]) Send(ctx context.Context, shardID int, msg Message) error {
-	s, err := m.shardOf(shardID)
-	if err != nil {
-		return err
-	}
-	if err := checkMessage(msg); err != nil {
-		return err
-	}
-	c := s.live.Load()
-	if c == nil {
-		return s.whyDown()
-	}
-	if ctx.Err() != nil {
-		return context.Cause(ctx)
-	}
-	writer := onStack("writeLoop")
-	out := &send{ctx: ctx, msg: msg, done: make(chan error, 1)}
-	for {
-		err := c.out.send(out)
-		if err == nil {
-			break
-		}
-		if c = c.heir.Load(); c == nil {
-			return err
-		}
-	}
-	poke(c.wake)
-	if writer {
-		return ErrInCallback
-	}
-	select {
-	case err := <-out.done:
-		if err == ErrNotConnected && s.run.ctx.Err() != nil {
-			return ErrStopped
-		}
-		return err
-	case <-ctx.Done():
-		return context.Cause(ctx)
-	}
+	return w.pen.ping(pingPayload(w.pingNum))
 }

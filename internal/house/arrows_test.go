@@ -9,6 +9,7 @@ import (
 	"go/token"
 	"go/types"
 	"io"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -55,8 +56,16 @@ func allowedCircle(t *testing.T) int {
 	return n
 }
 
-// arrows type-checks the root package. Of what it imports the compiler's export data is read, which the go command knows.
-func arrows(t *testing.T) map[string][]string {
+// checked is a package that was type-checked.
+type checked struct {
+	fset  *token.FileSet
+	files []*ast.File
+	pkg   *types.Package
+	info  *types.Info
+}
+
+// checkRoot type-checks the root package. Of what it imports the compiler's export data is read, which the go command knows.
+func checkRoot(t *testing.T) *checked {
 	t.Helper()
 	cmd := exec.Command("go", "list", "-export", "-deps", "-f", "{{.ImportPath}}\t{{.Export}}\t{{if eq .ImportPath \""+modulePath+"\"}}{{.GoFiles}}{{end}}", ".")
 	cmd.Dir = root
@@ -66,35 +75,48 @@ func arrows(t *testing.T) map[string][]string {
 	if err != nil {
 		t.Fatalf("%v: %v\n%s", cmd, err, &failed)
 	}
-	exports, names := make(map[string]string), []string(nil)
+	exports, sources := make(map[string]string), make(map[string]string)
 	for line := range strings.Lines(string(out)) {
 		columns := strings.Split(strings.TrimSuffix(line, "\n"), "\t")
 		exports[columns[0]] = columns[1]
 		if columns[2] != "" {
-			names = strings.Fields(strings.Trim(columns[2], "[]"))
+			for _, name := range strings.Fields(strings.Trim(columns[2], "[]")) {
+				sources[name] = string(read(t, name))
+			}
 		}
 	}
-	fset := token.NewFileSet()
-	var files []*ast.File
-	for _, name := range names {
-		file, err := parser.ParseFile(fset, filepath.Join(root, name), nil, 0)
+	return check(t, sources, exports)
+}
+
+// check type-checks the files of a package. exports are the files with the export data of what it imports.
+func check(t *testing.T, sources, exports map[string]string) *checked {
+	t.Helper()
+	c := &checked{fset: token.NewFileSet(), info: &types.Info{Uses: make(map[*ast.Ident]types.Object)}}
+	for _, name := range slices.Sorted(maps.Keys(sources)) {
+		file, err := parser.ParseFile(c.fset, name, sources[name], 0)
 		if err != nil {
 			t.Fatal(err)
 		}
-		files = append(files, file)
+		c.files = append(c.files, file)
 	}
-	info := &types.Info{Uses: make(map[*ast.Ident]types.Object)}
-	conf := types.Config{Importer: importer.ForCompiler(fset, "gc", func(path string) (io.ReadCloser, error) { return os.Open(exports[path]) })}
-	pkg, err := conf.Check(modulePath, fset, files, info)
-	if err != nil {
+	conf := types.Config{Importer: importer.ForCompiler(c.fset, "gc", func(path string) (io.ReadCloser, error) { return os.Open(exports[path]) })}
+	var err error
+	if c.pkg, err = conf.Check(modulePath, c.fset, c.files, c.info); err != nil {
 		t.Fatal(err)
 	}
+	return c
+}
+
+// arrows are those of the root package.
+func arrows(t *testing.T) map[string][]string {
+	t.Helper()
+	c := checkRoot(t)
 	sets := make(map[string]map[string]bool)
-	for ident, object := range info.Uses {
-		if object.Pkg() != pkg || !object.Pos().IsValid() {
+	for ident, object := range c.info.Uses {
+		if object.Pkg() != c.pkg || !object.Pos().IsValid() {
 			continue
 		}
-		from, to := filepath.Base(fset.Position(ident.Pos()).Filename), filepath.Base(fset.Position(object.Pos()).Filename)
+		from, to := filepath.Base(c.fset.Position(ident.Pos()).Filename), filepath.Base(c.fset.Position(object.Pos()).Filename)
 		if from == to {
 			continue
 		}

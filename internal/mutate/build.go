@@ -21,8 +21,8 @@ var awake string
 // targets are the files that are mutated, by package.
 var targets = map[string][]string{
 	".": {
-		"shard.go", "session.go", "read.go", "write.go", "request.go", "outbox.go", "attempt.go", "switchover.go", "cutover.go", "relay.go", "proof.go",
-		"gap.go", "trigger.go", "health.go", "backoff.go", "gate.go",
+		"shard.go", "slot.go", "session.go", "board.go", "read.go", "write.go", "request.go", "outbox.go", "pen.go", "attempt.go",
+		"switchover.go", "change.go", "cutover.go", "relay.go", "handover.go", "claims.go", "gap.go", "health.go", "backoff.go", "gate.go",
 	},
 	"internal/reconcile": nil, // all of it
 	"internal/placement": nil,

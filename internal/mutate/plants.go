@@ -28,14 +28,14 @@ var plants = []plant{
 		{"cutover.go", "p.carries = p.frozen && ch.carriesAll(p.now)", "p.carries = p.frozen"},
 	}},
 	{"no gap for a silent connection that was replaced", "Gap|Silent", []replacement{
-		{"switchover.go", "case silent != nil:\n\t\ts.openGap(cur, cur.gapFrom(silent))", "case silent != nil:"},
+		{"change.go", "case silent != nil:\n\t\ts.openGap(cur.loss(cur.gapFrom(silent)))", "case silent != nil:"},
 	}},
 	{"no gap at all", "Gap", []replacement{
-		{"gap.go", "	if len(named) > 0 {\n", "	if len(named) < 0 {\n"},
+		{"slot.go", "if subs := l.names(s.linger()); len(subs) > 0 {", "if subs := l.names(s.linger()); len(subs) < 0 {"},
 	}},
 	{"a gap begins when the loss is noticed, not with the last frame", "Gap", []replacement{
-		{"gap.go", "last := c.lastFrame()", "last := time.Now()"},
-		{"gap.go", "return c.conn.At(clocked(at))\n\t}\n\tif errors.Is(cause, ErrDataTimeout) {\n\t\treturn c.lastData()", "return time.Now()\n\t}\n\tif errors.Is(cause, ErrDataTimeout) {\n\t\treturn time.Now()"},
+		{"board.go", "last := b.lastFrame()", "last := time.Now()"},
+		{"board.go", "return b.conn.At(clocked(at))\n\t}\n\tif errors.Is(cause, ErrDataTimeout) {\n\t\treturn b.lastData()", "return time.Now()\n\t}\n\tif errors.Is(cause, ErrDataTimeout) {\n\t\treturn time.Now()"},
 	}},
 	{"replay of the unsubscribed: what is unsubscribed while no connection is live comes back", "Unsubscribe|Model|Reconnect", []replacement{
 		{"internal/reconcile/desired.go", "\t\tdelete(d.want, s)\n\t\tdelete(d.again, s)\n\t\tif len(d.sessions) == 0 {\n", "\t\tif len(d.sessions) > 0 {\n\t\t\tdelete(d.want, s)\n\t\t}\n\t\tdelete(d.again, s)\n\t\tif len(d.sessions) == 0 {\n"},
@@ -47,42 +47,42 @@ var plants = []plant{
 		{"backoff.go", "stable := uptime >= a.cfg.StableAfter", "stable := uptime >= 0"},
 	}},
 	{"breaker per shard", "Breaker", []replacement{
-		{"attempt.go", "Host: strings.ToLower(hostPort(u)), Egress: o.sh.egress}", "Host: strings.ToLower(hostPort(u)), Egress: fmt.Sprint(o.sh.egress, o.sh.id)}"},
+		{"attempt.go", "Host: strings.ToLower(hostPort(u)), Egress: o.slot.egress}", "Host: strings.ToLower(hostPort(u)), Egress: fmt.Sprint(o.slot.egress, o.slot.id)}"},
 	}},
 	{"budget with burst: a new window forgets all of the last one", "Limiter|Budget", []replacement{
 		{"limiter.go", "for len(log.at) > 0 && now.Sub(log.at[0]) >= l.window {\n\t\tlog.at = log.at[1:]", "if len(log.at) > 0 && now.Sub(log.at[0]) >= l.window {\n\t\tlog.at = nil"},
 	}},
 	{"pong counted as data", "Health|Ping|DataTimeout|Quiet", []replacement{
-		{"read.go", "\tif n := c.pingOpen.Load(); n != 0 && payload", "\tc.conn.Fresh()\n\tif n := c.pingOpen.Load(); n != 0 && payload"},
+		{"read.go", "\tif n := r.pingOpen.Load(); n != 0 && payload", "\tr.conn.Fresh()\n\tif n := r.pingOpen.Load(); n != 0 && payload"},
 	}},
 	{"ctx dropped in backoff", "Stop", []replacement{
 		{"shard.go", "\t\tcase <-ctx.Done():\n\t\t\treturn\n\t\tcase <-s.wake:\n", "\t\tcase <-s.wake:\n"},
 	}},
 	{"double OnDisconnect after a switchover", "Disconnect|Switch", []replacement{
-		{"session.go", "\tc.m.disconnected(c.sh.run, c.st, c.cause())\n\tclose(c.delivered)", "\tc.m.disconnected(c.sh.run, c.st, c.cause())\n\tif c.isRetired() {\n\t\tc.m.disconnected(c.sh.run, c.st, c.cause())\n\t}\n\tclose(c.delivered)"},
+		{"read.go", "\tr.slot.run.disconnected(r.st, r.cause())\n\tclose(r.delivered)", "\tr.slot.run.disconnected(r.st, r.cause())\n\tif r.isRetired() {\n\t\tr.slot.run.disconnected(r.st, r.cause())\n\t}\n\tclose(r.delivered)"},
 	}},
 	{"held messages out of order", "Handover|Switch", []replacement{
 		{"relay.go", "\th := r.first\n\tif h == nil {\n\t\tr.enterLocked(direct)", "\th := r.last\n\tif h == nil {\n\t\tr.enterLocked(direct)"},
 	}},
 	{"one held message lost", "Handover|Switch", []replacement{
-		{"switchover.go", "\tgo next.flush()", "\tnext.relay.take()\n\tgo next.flush()"},
+		{"change.go", "\tgo next.flush()", "\tnext.relay.take()\n\tgo next.flush()"},
 	}},
 	{"close early: what the old connection still has in the pipe is not read", "Drain|Handover|Switch", []replacement{
-		{"session.go", "\t\tc.drain(c.m.cfg.Switchover.DrainTimeout)\n", ""},
-		{"session.go", "c.complete.Store(returned && closed && c.unread.Load() == 0)", "c.complete.Store(returned && closed && c.unread.Load() == 0 || c.isRetired())"},
+		{"write.go", "\t\tw.drain(w.core.cfg.Switchover.DrainTimeout)\n", ""},
+		{"read.go", "r.readToEnd.Store(returned && closed && r.unread.Load() == 0)", "r.readToEnd.Store(returned && closed && r.unread.Load() == 0 || r.isRetired())"},
 	}},
 	{"keys forgotten: the new connection repeats what the old one delivered", "Duplicate|Handover|Keys", []replacement{
-		{"relay.go", "_, again = r.keys[key]; again {\n\t\t\tdelete(r.keys, key)", "_, again = r.keys[key]; again {\n\t\t\tagain = false\n\t\t\tdelete(r.keys, key)"},
+		{"handover.go", "_, again = r.keys[key]; again {\n\t\t\tdelete(r.keys, key)", "_, again = r.keys[key]; again {\n\t\t\tagain = false\n\t\t\tdelete(r.keys, key)"},
 		{"relay.go", "_, dup := r.keys[key]", "_, dup := r.keys[\"?\"+key]"},
 	}},
 	{"parked for good: nobody looks whether a reconnect was asked for", "Park", []replacement{
 		{"shard.go", "for !s.takeReconnect() {\n\t\tselect {", "for {\n\t\tselect {"},
 	}},
 	{"two sessions deliver at once: the new one does not wait for the old", "Handover|Switch|Order", []replacement{
-		{"read.go", "if !c.live && c.hold(msg, &v) {", "if !c.live && c.isRetired() {"},
+		{"read.go", "if !r.live && r.hold(msg, &v) {", "if !r.live && r.isRetired() {"},
 	}},
 	{"an answer to the last request counts for this one", "Ack", []replacement{
-		{"answer.go", "answers := func(request uint64) bool { return a.Request == 0 || a.Request == request }", "answers := func(uint64) bool { return true }"},
+		{"answer.go", "return h.ack.Request == 0 || h.ack.Request == request", "return true"},
 	}},
 	{"a slow handler is a dead peer", "Slow|Health", []replacement{
 		{"health.go", "\tif !s.Waiting { // what has come since may bring what is missed here, and is not handled yet\n\t\tclock = s.Asked\n\t}\n", ""},
@@ -95,7 +95,7 @@ var plants = []plant{
 		{"cutover.go", "p.carries = p.frozen && ch.carriesAll(p.now)", "p.carries = p.frozen"},
 	}},
 	{"what does not deliver yet ends a gap", "OnlyWhatDelivers", []replacement{
-		{"gap.go", "if !c.proof.telling.Load() || s.live.Load() != c {", "if !c.proof.telling.Load() {"},
+		{"session.go", "if !c.claims.telling.Load() || !c.keeper.delivers(c) {", "if !c.claims.telling.Load() {"},
 	}},
 	{"a snapshot that the last connection owed is not asked for on the next one", "ANewConnectionOwes", []replacement{
 		{"shard.go", "\ts.resubs.reset()\n", ""},
@@ -104,28 +104,28 @@ var plants = []plant{
 		{"shard.go", "\ts.lingers.Store(true) // cur may carry less than the one before\n", ""},
 	}},
 	{"what a drain left unread is taken for read", "WhatADrainLeaves", []replacement{
-		{"session.go", "c.complete.Store(returned && closed && c.unread.Load() == 0)", "c.complete.Store(returned && closed)"},
+		{"read.go", "r.readToEnd.Store(returned && closed && r.unread.Load() == 0)", "r.readToEnd.Store(returned && closed)"},
 	}},
 	{"what a Goexit left unread is taken for read", "WhatAGoexitLeaves", []replacement{
-		{"session.go", "if !signs.Current || !returned {", "if !signs.Current && returned {"},
+		{"read.go", "if !signs.Current || !returned {", "if !signs.Current && returned {"},
 	}},
 	{"a gap forgets what was let go of since the last frame", "Gap", []replacement{
-		{"gap.go", "\t\tif !o.at.Before(g.from) || o.overdue", "\t\tif !o.at.Before(g.from) && len(named) < 0 || o.overdue"},
+		{"gap.go", "\t\tif !o.at.Before(from) || o.overdue", "\t\tif !o.at.Before(from) && len(named) < 0 || o.overdue"},
 	}},
 	{"a gap begins with the last frame, as if nothing lagged behind it", "Gap", []replacement{
-		{"gap.go", "\tfrom = from.Add(-s.linger())\n\treturn &gap", "\treturn &gap"},
+		{"gap.go", "\tfrom := l.from.Add(-linger)\n", "\tfrom := l.from\n"},
 	}},
 	{"Sure is From: the network held nothing back", "Gap|Sure", []replacement{
-		{"gap.go", "sure: first(from, lost.sure().Add(-s.linger()))", "sure: from"},
+		{"gap.go", "sure: first(from, l.sure.Add(-linger))", "sure: from"},
 	}},
 	{"a connection that was lost itself ends the gap of its loss", "Gap", []replacement{
-		{"gap.go", "\t\t\tif g.after < c.st.Generation && t.num", "\t\t\tif g.after <= c.st.Generation && t.num"},
+		{"gap.go", "\t\t\tif g.after < gen && t.num", "\t\t\tif g.after <= gen && t.num"},
 	}},
 	{"topics leave a shard that is down, and their gap stays behind", "Gap", []replacement{
 		{"gap.go", "if down && len(gone) > 0 && len(g.open) > 0 {", "if !down && len(gone) > 0 && len(g.open) > 0 {"},
 	}},
 	{"a cutover without proof has no gap", "Hold|Timeout|Switchover", []replacement{
-		{"switchover.go", "case ch.report.Proof == \"none\", !cur.complete.Load():", "case !cur.complete.Load():"},
+		{"change.go", "case ch.report.Proof == \"none\", !cur.readToEnd.Load():", "case !cur.readToEnd.Load():"},
 	}},
 	{"Timeout cuts over as if Linger had passed", "Timeout|Judge|Proof", []replacement{
 		{"cutover.go", "return verdict{step: stepCut, proven: proven}", "return verdict{step: stepCut, proven: true}"},
@@ -137,6 +137,6 @@ var plants = []plant{
 		{"cutover.go", "return p.stillAt.IsZero() && !p.goalAt.IsZero() && (late", "return p.stillAt.IsZero() && p.goalAt.IsZero() && (late"},
 	}},
 	{"the old connection goes on writing nothing after a switchover that failed", "Fail|Untouched|Switchover", []replacement{
-		{"switchover.go", "\tch.thaw()\n\tif ch.next != nil {\n\t\tch.next.end(err)", "\tif ch.next != nil {\n\t\tch.next.end(err)"},
+		{"change.go", "\tch.thaw()\n\tif ch.next != nil {\n\t\tch.next.end(err)", "\tif ch.next != nil {\n\t\tch.next.end(err)"},
 	}},
 }

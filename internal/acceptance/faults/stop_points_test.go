@@ -16,11 +16,11 @@ import (
 // This file answers: where may a manager be waiting when Stop comes?
 
 var stopPoints = []stopPoint{
-	{name: "URL", phase: connecting, waits: []string{"(*shard).attempt", "(*ShardManager).apart"}, reach: func(c *cell) {
+	{name: "URL", phase: connecting, waits: []string{"(*shard).attempt", "(*core).apart"}, reach: func(c *cell) {
 		c.set(func(h *hooks) { h.url = func(ctx context.Context) (string, error) { return "", waitFor(ctx) } })
 		c.launch()
 	}},
-	{name: "headers", phase: connecting, waits: []string{"(*ShardManager).apart"}, reach: func(c *cell) {
+	{name: "headers", phase: connecting, waits: []string{"(*core).apart"}, reach: func(c *cell) {
 		c.set(func(h *hooks) { h.header = func(ctx context.Context) (http.Header, error) { return nil, waitFor(ctx) } })
 		c.launch()
 	}},
@@ -45,7 +45,7 @@ var stopPoints = []stopPoint{
 		c.bribe(func(nc net.Conn) { <-c.released })
 		c.launch()
 	}},
-	{name: "Login", phase: connecting, waits: []string{"(*ShardManager).apart"}, reach: func(c *cell) {
+	{name: "Login", phase: connecting, waits: []string{"(*core).apart"}, reach: func(c *cell) {
 		c.set(func(h *hooks) { h.login = func(ctx context.Context, _ wsshard.LoginConn) error { return waitFor(ctx) } })
 		c.launch()
 	}},
@@ -58,7 +58,7 @@ var stopPoints = []stopPoint{
 		})
 		c.launch()
 	}},
-	{name: "Login that writes", phase: connecting, setup: small, waits: []string{"(*session).writeMessage", "wsconn.(*Conn).Write"}, reach: func(c *cell) {
+	{name: "Login that writes", phase: connecting, setup: small, waits: []string{"(*pen).write", "wsconn.(*Conn).Write"}, reach: func(c *cell) {
 		c.Srv.OnOpen(func(p *wstest.Peer) { p.Net().(*wstest.Conn).StallRead(true) })
 		c.set(func(h *hooks) {
 			h.login = func(ctx context.Context, conn wsshard.LoginConn) error {
@@ -77,7 +77,7 @@ var stopPoints = []stopPoint{
 		})
 		c.launch()
 	}},
-	{name: "OnConnect", phase: connecting, waits: []string{"(*ShardManager).apart"}, reach: func(c *cell) {
+	{name: "OnConnect", phase: connecting, waits: []string{"(*core).apart"}, reach: func(c *cell) {
 		c.set(func(h *hooks) {
 			h.connect = func(ctx context.Context) ([]wsshard.Message, error) { return nil, waitFor(ctx) }
 		})
@@ -100,7 +100,7 @@ var stopPoints = []stopPoint{
 		}},
 
 	{name: "idle", phase: steady, reach: (*cell).settle,
-		waits: []string{"(*shard).hold", "(*session).readLoop", "wsconn.(*Tap).Read", "(*session).writeLoop", "(*events).deliver"}},
+		waits: []string{"(*shard).hold", "(*reader).readLoop", "wsconn.(*Tap).Read", "(*writer).writeLoop", "(*events).deliver"}},
 	{name: "in Run", phase: steady, waits: []string{"(*ShardManager).Run"}, reach: func(c *cell) {
 		c.Subscribe(wanted...)
 		c.joined.Go(func() {
@@ -127,11 +127,11 @@ var stopPoints = []stopPoint{
 		})
 		nap(100 * time.Millisecond)
 	}},
-	{name: "a server that is gone", phase: steady, takes: time.Second, during: []string{"(*session).closeConn", "(*ShardManager).Stop", "(*ShardManager).finish"}, reach: func(c *cell) {
+	{name: "a server that is gone", phase: steady, takes: time.Second, during: []string{"(*writer).closeConn", "(*ShardManager).Stop", "(*ShardManager).finish"}, reach: func(c *cell) {
 		c.settle()
 		hole(c, target{peer: c.only()})
 	}},
-	{name: "a stuck write", phase: steady, setup: small, takes: 2 * time.Second, waits: []string{"(*session).writeMessage"}, reach: stuck},
+	{name: "a stuck write", phase: steady, setup: small, takes: 2 * time.Second, waits: []string{"(*pen).write"}, reach: stuck},
 	{name: "a stuck pong", phase: steady, setup: small, takes: 2 * time.Second, waits: []string{"wsconn.(*Conn).control"}, reach: func(c *cell) {
 		c.settle()
 		p := c.only()
@@ -144,7 +144,7 @@ var stopPoints = []stopPoint{
 		c.only().Net().(*wstest.Conn).StallRead(true)
 		c.send(3990)
 	}},
-	{name: "a write that outlives the reader", phase: steady, setup: small, takes: 900 * time.Millisecond, waits: []string{"(*session).finish"}, reach: func(c *cell) {
+	{name: "a write that outlives the reader", phase: steady, setup: small, takes: 900 * time.Millisecond, waits: []string{"(*reader).finish"}, reach: func(c *cell) {
 		stuck(c)
 		c.only().Net().Write([]byte(harness.RawBytes(harness.Fin|harness.OpClose, harness.ClosePayload(1001, ""))))
 		nap(100 * time.Millisecond)
@@ -161,12 +161,12 @@ var stopPoints = []stopPoint{
 		c.rage(time.Microsecond, func() error { return p.Send("flood") })
 		nap(time.Millisecond)
 	}},
-	{name: "OnMessage", phase: steady, waits: []string{"(*session).readLoop"}, reach: func(c *cell) {
+	{name: "OnMessage", phase: steady, waits: []string{"(*reader).readLoop"}, reach: func(c *cell) {
 		c.settle()
 		c.set(func(h *hooks) { h.message = func(ctx context.Context, _ wsshard.Message) { waitFor(ctx) } })
 		nap(time.Second)
 	}},
-	{name: "what the peer had sent", phase: steady, waits: []string{"(*session).drain"}, with: func(cfg *wsshard.Config) {
+	{name: "what the peer had sent", phase: steady, waits: []string{"(*writer).drain"}, with: func(cfg *wsshard.Config) {
 		cfg.Health.PingInterval, cfg.Health.PongTimeout = time.Second, time.Second
 	}, reach: func(c *cell) {
 		c.settle()
@@ -186,7 +186,7 @@ var stopPoints = []stopPoint{
 		c.M.Reconnect(0)
 		nap(time.Second)
 	}},
-	{name: "OnDisconnect, heedless", phase: backoff, heedless: true, waits: []string{"(*session).finish", "(*ShardManager).apart"}, reach: func(c *cell) {
+	{name: "OnDisconnect, heedless", phase: backoff, heedless: true, waits: []string{"(*reader).finish", "(*core).apart"}, reach: func(c *cell) {
 		c.settle()
 		c.set(func(h *hooks) { h.disconnect = func() { <-c.released } })
 		c.only().Kill()
@@ -209,7 +209,7 @@ var stopPoints = []stopPoint{
 	{name: "budget", phase: backoff, waits: []string{"(*opening).admission", "(*slidingLimiter).Wait", "sleep"}, reach: lose, with: func(cfg *wsshard.Config) {
 		cfg.Connection.Limiter = wsshard.NewConnectLimiter(2, 3*time.Minute)
 	}, setup: func(c *cell) { c.expensive = true }},
-	{name: "OnError", phase: backoff, waits: []string{"(*ShardManager).apart"}, reach: func(c *cell) {
+	{name: "OnError", phase: backoff, waits: []string{"(*core).apart"}, reach: func(c *cell) {
 		c.settle()
 		c.set(func(h *hooks) { h.judge = func(ctx context.Context) { waitFor(ctx) } })
 		c.only().Kill()
@@ -242,7 +242,7 @@ var stopPoints = []stopPoint{
 		c.switchover()
 		c.moving(time.Second)
 	}},
-	{name: "OnConnect", phase: switching, waits: []string{"(*change).prepare", "(*ShardManager).apart"}, reach: func(c *cell) {
+	{name: "OnConnect", phase: switching, waits: []string{"(*change).prepare", "(*core).apart"}, reach: func(c *cell) {
 		c.settle()
 		c.set(func(h *hooks) {
 			h.connect = func(ctx context.Context) ([]wsshard.Message, error) { return nil, waitFor(ctx) }
@@ -263,7 +263,7 @@ var stopPoints = []stopPoint{
 		c.moving(time.Second)
 	}},
 	{name: "linger", phase: switching, waits: []string{"(*change).prepare"}, reach: func(c *cell) { c.settle(); c.moving(150 * time.Millisecond) }},
-	{name: "drain", phase: switching, waits: []string{"(*change).cutOver", "(*session).drain"}, reach: func(c *cell) {
+	{name: "drain", phase: switching, waits: []string{"(*change).cutOver", "(*writer).drain"}, reach: func(c *cell) {
 		c.settle()
 		c.only().Net().(*wstest.Conn).StallRead(true)
 		c.moving(time.Second)
@@ -277,7 +277,7 @@ var stopPoints = []stopPoint{
 		c.heldBack()
 		c.moving(time.Second)
 	}},
-	{name: "a full hold", phase: switching, waits: []string{"(*session).hold", "(*session).flush"}, with: func(cfg *wsshard.Config) { cfg.Switchover.HoldMessages = 5 },
+	{name: "a full hold", phase: switching, waits: []string{"(*reader).hold", "(*session).flush"}, with: func(cfg *wsshard.Config) { cfg.Switchover.HoldMessages = 5 },
 		reach: func(c *cell) { c.heldBack(); c.moving(2 * time.Second) }},
 	{name: "a new one that failed, heedless", phase: switching, heedless: true, waits: []string{"(*change).failed"}, reach: func(c *cell) {
 		c.settle()

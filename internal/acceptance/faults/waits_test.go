@@ -15,9 +15,9 @@ import (
 
 // neverStopped are the functions that look as if they waited and need no Stop there.
 var neverStopped = map[string]string{
-	"(*shard).attemptAsync":     "its channel has room for the one result",
+	"(*opening).begin":          "its channel has room for the one result",
 	"(*change).tellKeys":        "its channel is filled when a context ends that has ended",
-	"(*shard).askURL":           "its channel has room for the one answer; the wait itself is (*ShardManager).apart's",
+	"(*opening).askURL":         "its channel has room for the one answer; the wait itself is (*core).apart's",
 	"gate.(*Gate).spend":        "a Limiter's wait, which (*opening).admission ends; the stack names no package but ours",
 	"gate.(*Gate).quitLocked":   "the Limiter has been told to return",
 	"(*outbox).next":            "a send's channel has room for the one result",

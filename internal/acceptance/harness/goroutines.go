@@ -29,8 +29,8 @@ func WantLoops(t *testing.T, when string, n int, each ...string) {
 
 const (
 	ReconnectLoop = "(*ShardManager).launchLocked"
-	ReadLoop      = "(*session).read"
-	WriteLoop     = "(*session).write"
+	ReadLoop      = "(*reader).run"
+	WriteLoop     = "(*writer).run"
 	ObserverLoop  = "(*events).deliver"
 )
 

@@ -61,7 +61,7 @@ func TestGoroutinesOfADial(t *testing.T) {
 			return ctx.Err()
 		})
 		w.M.Start(context.Background())
-		harness.WantLoops(t, "a dial that hangs", 1, harness.ReconnectLoop, "(*shard).attemptAsync")
+		harness.WantLoops(t, "a dial that hangs", 1, harness.ReconnectLoop, "(*opening).begin")
 		harness.After(15 * time.Second)
 		w.Net.OnDial(nil)
 		harness.After(time.Minute)

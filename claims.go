@@ -11,27 +11,27 @@ import (
 
 // This file answers: which of the subscriptions written on a connection are proven to be live there?
 
-// proof follows each topic from its request to its answer: the claims of a connection. With an Acknowledger only an answer
+// claims follow each topic of a connection from its request to its answer. With an Acknowledger only an answer
 // proves a topic; without, what IsReady says after the request where there is a ReadyDetector, else data that names it, or
 // Settle. The write loop adds claims, the read loop settles them. What was proven takes no memory.
 //
 // It follows unsubscriptions as well: until one is answered, or its time is over, the server may send the topic yet.
-type proof[S comparable] struct {
+type claims[S comparable] struct {
 	acks     bool          // an Acknowledger answers
-	detector bool          // a ReadyDetector proves, and nothing else; set before anything is written
+	detector bool          // a ReadyDetector proves, and nothing else does. Set before anything is written
 	timeout  time.Duration // AckTimeout or Settle
 	off      bool          // AckTimeout is off: nothing is written once more, and nothing fails
-	lately   func(S) bool  // says of a topic that is written that late data of an earlier subscription may come; nil: of none. Called by the write loop
-	open     atomic.Bool   // something is unproven: what the read loop looks at for each message
+	lately   func(S) bool  // reports whether late data of an earlier subscription of a topic may come; nil: it never does. The write loop calls it
+	open     atomic.Bool   // something is unproven. The read loop looks at this for each message
 	busy     atomic.Bool   // the write loop has something to look at
 	heard    atomic.Bool   // some answer came
-	telling  atomic.Bool   // a gap may wait for topics that are proven here; written under mu
+	telling  atomic.Bool   // a gap may wait for topics that are proven here. Written under mu
 
 	mu       sync.Mutex // protects following fields
 	claims   map[S]claim
 	leaving  map[S]departure
 	requests map[uint64]*requested[S] // by request id, while something of it may be answered
-	queue    []claimed[S]             // claims and departures in the order of their deadlines; some are void by now
+	queue    []claimed[S]             // claims and departures in the order of their deadlines. Some may be void
 	failed   map[S]failure
 	refused  []S        // rejected since the write loop last looked
 	answered []S        // topics whose claim ended, or was late, since then
@@ -75,8 +75,9 @@ type failure struct {
 // where AckTimeout is off.
 const defaultAckTimeout = 10 * time.Second
 
-func newProof[S comparable](acks bool, cfg *Config) *proof[S] {
-	p := &proof[S]{acks: acks, timeout: cfg.Switchover.Settle}
+// newProof makes the claims of a connection. acks says that the handler is an Acknowledger.
+func newProof[S comparable](acks bool, cfg *Config) *claims[S] {
+	p := &claims[S]{acks: acks, timeout: cfg.Switchover.Settle}
 	if acks {
 		if p.timeout = cfg.Subscribe.AckTimeout; p.timeout < 0 {
 			p.timeout, p.off = defaultAckTimeout, true
@@ -86,7 +87,7 @@ func newProof[S comparable](acks bool, cfg *Config) *proof[S] {
 }
 
 // wrote claims the topics of a batch that leaves now. again: it was written before, and not answered.
-func (p *proof[S]) wrote(request uint64, b reconcile.Batch[S], now time.Time) (again bool) {
+func (p *claims[S]) wrote(request uint64, b reconcile.Batch[S], now time.Time) (again bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.claims == nil {
@@ -117,7 +118,7 @@ func (p *proof[S]) wrote(request uint64, b reconcile.Batch[S], now time.Time) (a
 }
 
 // leaves notes an unsubscription that is written now.
-func (p *proof[S]) leaves(request uint64, subs []S, now time.Time) {
+func (p *claims[S]) leaves(request uint64, subs []S, now time.Time) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.leaving == nil {
@@ -133,7 +134,7 @@ func (p *proof[S]) leaves(request uint64, subs []S, now time.Time) {
 }
 
 // forget drops claims and failures of topics that are unsubscribed without a word.
-func (p *proof[S]) forget(subs []S) {
+func (p *claims[S]) forget(subs []S) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for _, s := range subs {
@@ -142,13 +143,13 @@ func (p *proof[S]) forget(subs []S) {
 	p.noteLocked()
 }
 
-func (p *proof[S]) forgetLocked(s S) {
+func (p *claims[S]) forgetLocked(s S) {
 	p.dropClaimLocked(s)
 	p.dropFailureLocked(s)
 	delete(p.told, s)
 }
 
-func (p *proof[S]) dropClaimLocked(s S) (c claim, ok bool) {
+func (p *claims[S]) dropClaimLocked(s S) (c claim, ok bool) {
 	if c, ok = p.claims[s]; ok {
 		delete(p.claims, s)
 		p.doneLocked(c.request)
@@ -157,16 +158,15 @@ func (p *proof[S]) dropClaimLocked(s S) (c claim, ok bool) {
 	return c, ok
 }
 
-func (p *proof[S]) dropFailureLocked(s S) {
+func (p *claims[S]) dropFailureLocked(s S) {
 	if f, ok := p.failed[s]; ok {
 		delete(p.failed, s)
 		p.doneLocked(f.request)
 	}
 }
 
-// noteLocked lets go of what nobody needs any more, and publishes whether there is anything left. Each method that changes
-// something ends with it.
-func (p *proof[S]) noteLocked() {
+// noteLocked frees empty maps, and publishes whether anything is left. Each method that changes something ends with it.
+func (p *claims[S]) noteLocked() {
 	if len(p.claims) == 0 {
 		p.claims = nil
 	}
@@ -187,7 +187,7 @@ func (p *proof[S]) noteLocked() {
 }
 
 // without says that topics are settled for which nothing has to be written.
-func (p *proof[S]) without(b reconcile.Batch[S]) {
+func (p *claims[S]) without(b reconcile.Batch[S]) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for i, s := range b.Subs {
@@ -198,7 +198,7 @@ func (p *proof[S]) without(b reconcile.Batch[S]) {
 }
 
 // fail gives topics up on this connection.
-func (p *proof[S]) fail(b reconcile.Batch[S], err error) {
+func (p *claims[S]) fail(b reconcile.Batch[S], err error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for i, s := range b.Subs {
@@ -208,7 +208,7 @@ func (p *proof[S]) fail(b reconcile.Batch[S], err error) {
 }
 
 // failLocked gives a topic up. Where f remembers a request, that stays known until the topic is written again.
-func (p *proof[S]) failLocked(s S, f failure) {
+func (p *claims[S]) failLocked(s S, f failure) {
 	if r := p.requests[f.request]; r != nil {
 		r.open++
 	}
@@ -222,7 +222,7 @@ func (p *proof[S]) failLocked(s S, f failure) {
 }
 
 // settleLocked ends a claim.
-func (p *proof[S]) settleLocked(s S) {
+func (p *claims[S]) settleLocked(s S) {
 	c, ok := p.dropClaimLocked(s)
 	if !ok {
 		return
@@ -235,13 +235,13 @@ func (p *proof[S]) settleLocked(s S) {
 }
 
 // goneLocked ends an unsubscription.
-func (p *proof[S]) goneLocked(s S) {
+func (p *claims[S]) goneLocked(s S) {
 	if p.dropDepartureLocked(s) {
 		p.left = append(p.left, s)
 	}
 }
 
-func (p *proof[S]) dropDepartureLocked(s S) (dropped bool) {
+func (p *claims[S]) dropDepartureLocked(s S) (dropped bool) {
 	d, ok := p.leaving[s]
 	if ok {
 		delete(p.leaving, s)
@@ -251,7 +251,7 @@ func (p *proof[S]) dropDepartureLocked(s S) (dropped bool) {
 }
 
 // data settles the topics that a message names, and says whether that left nothing unproven.
-func (p *proof[S]) data(subs []S) (proven bool) {
+func (p *claims[S]) data(subs []S) (proven bool) {
 	if p.acks || p.detector || len(subs) == 0 {
 		return false
 	}
@@ -267,7 +267,7 @@ func (p *proof[S]) data(subs []S) (proven bool) {
 }
 
 // ready settles all that is written by now: IsReady was true.
-func (p *proof[S]) ready() {
+func (p *claims[S]) ready() {
 	if !p.detector {
 		return
 	}
@@ -279,8 +279,9 @@ func (p *proof[S]) ready() {
 	p.noteLocked()
 }
 
-// expire ends claims whose time is over: settled without an Acknowledger; with one, to be written once more, or failed.
-func (p *proof[S]) expire(now time.Time) (redo, failed []S) {
+// expire ends claims whose time is over. Without an Acknowledger they are settled. With one, redo are to be written once more, and
+// failed are given up.
+func (p *claims[S]) expire(now time.Time) (redo, failed []S) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	redo, failed = p.expireLocked(now)
@@ -288,7 +289,7 @@ func (p *proof[S]) expire(now time.Time) (redo, failed []S) {
 	return redo, failed
 }
 
-func (p *proof[S]) expireLocked(now time.Time) (redo, failed []S) {
+func (p *claims[S]) expireLocked(now time.Time) (redo, failed []S) {
 	for len(p.queue) > 0 {
 		q := p.queue[0]
 		c, claimed := p.claims[q.sub]
@@ -322,7 +323,7 @@ func (p *proof[S]) expireLocked(now time.Time) (redo, failed []S) {
 }
 
 // due is when expire has something to do next.
-func (p *proof[S]) due() (at time.Time, ok bool) {
+func (p *claims[S]) due() (at time.Time, ok bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if len(p.queue) == 0 {
@@ -332,7 +333,7 @@ func (p *proof[S]) due() (at time.Time, ok bool) {
 }
 
 // takeEnded returns the topics whose claims, and those whose unsubscriptions ended since the last call.
-func (p *proof[S]) takeEnded() (answered, left, overdue []S) {
+func (p *claims[S]) takeEnded() (answered, left, overdue []S) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	answered, left, overdue = p.answered, p.left, p.overdue
@@ -342,14 +343,14 @@ func (p *proof[S]) takeEnded() (answered, left, overdue []S) {
 }
 
 // settledByTime reports whether time alone proved some topic.
-func (p *proof[S]) settledByTime() bool {
+func (p *claims[S]) settledByTime() bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.bySettle
 }
 
 // takeRefused returns the topics rejected since the last call.
-func (p *proof[S]) takeRefused() []S {
+func (p *claims[S]) takeRefused() []S {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	r := p.refused
@@ -359,7 +360,7 @@ func (p *proof[S]) takeRefused() []S {
 }
 
 // unproven counts the topics that are neither proven nor failed.
-func (p *proof[S]) unproven() int {
+func (p *claims[S]) unproven() int {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return len(p.claims)
@@ -367,7 +368,7 @@ func (p *proof[S]) unproven() int {
 
 // waiting reports whether a claim that counts is unproven at now, and when the last topic was proven. What time alone ends by
 // now is ended, be the write loop ever so slow to say so.
-func (p *proof[S]) waiting(now time.Time, counts func(s S, num uint64) bool) (last time.Time, yes bool) {
+func (p *claims[S]) waiting(now time.Time, counts func(s S, num uint64) bool) (last time.Time, yes bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if !p.acks {
@@ -383,7 +384,7 @@ func (p *proof[S]) waiting(now time.Time, counts func(s S, num uint64) bool) (la
 }
 
 // ignored reports whether no answer came at all, though a topic was asked for twice and its time is over at now.
-func (p *proof[S]) ignored(now time.Time) bool {
+func (p *claims[S]) ignored(now time.Time) bool {
 	if !p.acks || p.heard.Load() {
 		return false
 	}
@@ -403,7 +404,7 @@ func (p *proof[S]) ignored(now time.Time) bool {
 }
 
 // repeats reports whether a request is to be written once more at now, for want of an answer.
-func (p *proof[S]) repeats(now time.Time) bool {
+func (p *claims[S]) repeats(now time.Time) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for _, c := range p.claims {
@@ -414,12 +415,12 @@ func (p *proof[S]) repeats(now time.Time) bool {
 	return false
 }
 
-func (p *proof[S]) overdueLocked(c claim, now time.Time) bool {
+func (p *claims[S]) overdueLocked(c claim, now time.Time) bool {
 	return p.acks && !p.off && now.Sub(c.at) >= p.timeout
 }
 
 // state says whether s is unanswered, and why it failed.
-func (p *proof[S]) state(s S) (waiting bool, err error) {
+func (p *claims[S]) state(s S) (waiting bool, err error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	_, waiting = p.claims[s]
