@@ -241,7 +241,7 @@ func (ch *change[S]) cutOver(ctx context.Context) {
 		s.openGap(cur.loss(cur.gapFrom(nil)))
 	case cur.closedBefore(ch.readyAt): // then neither has brought what came until next was proven
 		s.openGap(cur.loss(cur.conn.At(clocked(cur.openUntil.Load()))))
-	case s.core.caps.unsubscriber == nil: // cur went on with what was taken back, and may be wanted anew
+	default:
 		ch.openGapOfUnproven()
 	}
 	if s.noticed.Store(0); ch.wish.noticed { // before it can hear one as the session that delivers
@@ -252,9 +252,10 @@ func (ch *change[S]) cutOver(ctx context.Context) {
 	go next.flush()
 }
 
-// openGapOfUnproven begins a gap of topics that cur went on with and that next is not known to carry, though the cutover did not wait
-// for them: they were wanted anew since next had settled all up to a touch. With an Unsubscriber that is a new subscription, of which nothing
-// is promised until it is proven.
+// openGapOfUnproven begins a gap of topics that cur had and that next is not known to carry, though the cutover did not wait for
+// them: they were taken back and wanted anew since next had settled all up to a touch. Without an Unsubscriber cur went on with them.
+// With one that is a new subscription, of which nothing is promised until it is proven, unless cur had the old one, and had just
+// unsubscribed it to ask once more.
 func (ch *change[S]) openGapOfUnproven() {
 	s, cur, next := ch.s, ch.cur, ch.next
 	anew := make(map[S]struct{})
@@ -265,7 +266,11 @@ func (ch *change[S]) openGapOfUnproven() {
 	}
 	var subs []S
 	g := cur.loss(cur.gapFrom(nil)).gap(s.linger())
-	for _, sub := range cur.carried {
+	had := cur.off
+	if s.core.caps.unsubscriber == nil {
+		had = cur.carried
+	}
+	for _, sub := range had {
 		num, wanted := s.desired.Number(sub)
 		_, isAnew := anew[sub]
 		if wanted && isAnew && !next.claims.toldUnder(sub, num) {

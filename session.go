@@ -82,6 +82,7 @@ type session[S comparable] struct {
 
 	// The write loop leaves these before it closes written.
 	carried []S        // what was on then, or may have been
+	off     []S        // of these, what had been unsubscribed to be asked for again
 	offs    []letGo[S] // what was on, and is no more
 }
 

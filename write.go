@@ -151,7 +151,8 @@ func (w *writer[S]) closeConn() {
 		t.Stop()
 	}
 	w.conn.Kill()
-	w.carried, w.session.offs = slices.Concat(w.applied.List(), w.applied.Leaving(), w.applied.Off()), w.offs.list
+	w.off, w.session.offs = w.applied.Off(), w.offs.list
+	w.carried = slices.Concat(w.applied.List(), w.applied.Leaving(), w.off)
 	w.applied.Close()
 	w.passOn()
 }
