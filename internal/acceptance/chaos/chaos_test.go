@@ -149,8 +149,9 @@ type chaos struct {
 	took       map[chaosConn]takeover     // those that ever were a shard's current connection
 	conns      map[*wstest.Peer]chaosConn // see connOf
 	ends       map[chaosConn]time.Time
-	busy       []interval   // callbacks that took their time
-	switching  map[int]bool // by shard: in a switchover
+	busy       []interval        // callbacks that took their time
+	switching  map[int]time.Time // by shard: since when it is in a switchover
+	cutShort   []cutShort
 	losses     []loss
 	calls      int
 	stops      []time.Duration
@@ -235,7 +236,7 @@ func newChaos(t *testing.T, seed uint64, drove *driven) *chaos {
 		ticks: map[string][]tickLog{}, wanted: map[string][]span{}, encoded: map[string][]encoding{}, got: map[string][]delivery{},
 		panicked: map[string]bool{}, dropped: map[string]bool{}, again: map[string][]time.Time{}, turns: map[int]uint64{},
 		down: map[int]wsshard.Event[string]{}, heard: map[int]time.Time{}, reset: map[int]uint64{}, inside: map[int]int{},
-		closed: map[chaosConn]int{}, opened: map[chaosConn]time.Time{}, took: map[chaosConn]takeover{}, switching: map[int]bool{},
+		closed: map[chaosConn]int{}, opened: map[chaosConn]time.Time{}, took: map[chaosConn]takeover{}, switching: map[int]time.Time{},
 		ends: map[chaosConn]time.Time{}, conns: map[*wstest.Peer]chaosConn{},
 	}
 	rnd := rand.New(rand.NewPCG(seed, 0))

@@ -151,6 +151,11 @@ func (c *chaos) halt() {
 	ctx, cancel := context.WithTimeout(context.Background(), chaosStop)
 	defer cancel()
 	begin, shards := time.Now(), c.m.ShardCount()
+	c.mu.Lock()
+	for shard, since := range c.switching {
+		c.cutShort = append(c.cutShort, cutShort{c.life, shard, since, begin})
+	}
+	c.mu.Unlock()
 	err := c.m.Stop(ctx)
 	took := time.Since(begin)
 	if err != nil {
@@ -191,7 +196,7 @@ func (c *chaos) stopAndStart(pause time.Duration) {
 	c.mu.Lock()
 	c.life++
 	c.lives = append(c.lives, time.Now())
-	c.turns, c.reset, c.switching = map[int]uint64{}, map[int]uint64{}, map[int]bool{}
+	c.turns, c.reset, c.switching = map[int]uint64{}, map[int]uint64{}, map[int]time.Time{}
 	c.mu.Unlock()
 	if err := c.m.Start(context.Background()); err != nil {
 		c.t.Errorf("Start: %v", err)

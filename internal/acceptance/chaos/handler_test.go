@@ -321,7 +321,7 @@ func (c *chaos) OnEvent(ev wsshard.Event[string]) {
 			}
 		}
 	case wsshard.EventSwitchoverStarted:
-		c.switching[ev.ShardID] = true
+		c.switching[ev.ShardID] = ev.Time
 		if most := c.turnsAtOnce(); most > 0 && len(c.switching) > most {
 			c.drove.note("no turn was free")
 		}

@@ -17,7 +17,7 @@ import (
 //   - the topic was off to be asked for again, on a connection that lived: until it was on there
 //   - the server had rejected it, and had not taken it since; or EventSubscriptionRejected has said that nobody answered
 //   - nobody answers, and the server took longer than Settle to honour the request
-//   - Stop came, and so no Gap could
+//   - Stop came, and so no Gap could; or it ended a switchover, and the topic was on the new connection alone, which was held
 //
 // That it was unsubscribed while the connection was dead, or before anybody could notice, excuses nothing.
 
@@ -39,7 +39,7 @@ func (c *chaos) checkTopic(topic string, spans []span, got order, total *chaosTo
 			case !served, !tick.at.After(begun): // in that very instant it may be too late
 			case c.reported(topic, tick.at, sp):
 				total.Reported++
-			case c.offToRefresh(topic, history, tick.at, sp), c.rejectedBy(topic, history, tick.at, sp), c.unsettled(topic, history, tick.at, sp), c.stoppedFirst(tick.at, sp):
+			case c.offToRefresh(topic, history, tick.at, sp), c.rejectedBy(topic, history, tick.at, sp), c.unsettled(topic, history, tick.at, sp), c.stoppedFirst(tick.at, sp), c.heldAtStop(history, tick.at, sp):
 			case tick.at.After(end):
 			default:
 				total.Lost++
@@ -161,5 +161,23 @@ func (c *chaos) stoppedFirst(at time.Time, sp span) bool {
 	const skew = 500 * time.Millisecond
 	return slices.ContainsFunc(c.outages, func(ev wsshard.Event[string]) bool {
 		return ev.ShardID == sp.shard && sp.life == int(ev.Generation) && !at.Before(ev.From.Add(-skew)) && !at.After(ev.To)
+	})
+}
+
+// cutShort is a switchover that Stop ended.
+type cutShort struct {
+	life, shard int
+	since, stop time.Time
+}
+
+// heldAtStop reports whether a number had come on the new connection of a switchover that Stop ended, and on no other.
+func (c *chaos) heldAtStop(history []onSpan, at time.Time, sp span) bool {
+	return slices.ContainsFunc(c.cutShort, func(cut cutShort) bool {
+		if sp.shard != cut.shard || sp.life != cut.life || at.Before(cut.since) || at.After(cut.stop) {
+			return false
+		}
+		return !slices.ContainsFunc(history, func(on onSpan) bool {
+			return sp.mine(on.conn) && on.has(at) && c.opened[on.conn].Before(cut.since)
+		})
 	})
 }
