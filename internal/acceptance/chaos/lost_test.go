@@ -16,6 +16,8 @@ import (
 //   - its own callback lost it, which is counted
 //   - the topic was off to be asked for again, on a connection that lived: until it was on there
 //   - the server had rejected it, and had not taken it since; or EventSubscriptionRejected has said that nobody answered
+//   - it was taken back and wanted anew, which is a new subscription, and a switchover took the connection that had the old one; until
+//     the next one had it
 //   - nobody answers, and the server took longer than Settle to honour the request
 //   - Stop came, and so no Gap could; or it ended a switchover, and the topic was on the new connection alone, which was held
 //
@@ -39,7 +41,7 @@ func (c *chaos) checkTopic(topic string, spans []span, got order, total *chaosTo
 			case !served, !tick.at.After(begun): // in that very instant it may be too late
 			case c.reported(topic, tick.at, sp):
 				total.Reported++
-			case c.offToRefresh(topic, history, tick.at, sp), c.rejectedBy(topic, history, tick.at, sp), c.unsettled(topic, history, tick.at, sp), c.stoppedFirst(tick.at, sp), c.heldAtStop(history, tick.at, sp):
+			case c.offToRefresh(topic, history, tick.at, sp), c.rejectedBy(topic, history, tick.at, sp), c.unsettled(topic, history, tick.at, sp), c.stoppedFirst(tick.at, sp), c.heldAtStop(history, tick.at, sp), c.anewOverCut(history, tick.at, sp):
 			case tick.at.After(end):
 			default:
 				total.Lost++
@@ -179,5 +181,21 @@ func (c *chaos) heldAtStop(history []onSpan, at time.Time, sp span) bool {
 		return !slices.ContainsFunc(history, func(on onSpan) bool {
 			return sp.mine(on.conn) && on.has(at) && c.opened[on.conn].Before(cut.since)
 		})
+	})
+}
+
+// anewOverCut reports whether what the server had of the topic was the subscription before the one that is wanted, on a connection
+// that a switchover replaced, and the next connection had none yet. Without an Unsubscriber there is but one subscription.
+func (c *chaos) anewOverCut(history []onSpan, at time.Time, sp span) bool {
+	if !c.unsubscribes() {
+		return false
+	}
+	transport := 2*c.latency + c.skew
+	return slices.ContainsFunc(history, func(old onSpan) bool {
+		if !sp.mine(old.conn) || !old.asked.Before(sp.from) || !old.dropped.IsZero() || old.end.IsZero() || at.Before(old.end.Add(-transport)) {
+			return false
+		}
+		next := slices.IndexFunc(history, func(on onSpan) bool { return sp.mine(on.conn) && on.conn.gen > old.conn.gen })
+		return next >= 0 && c.took[history[next].conn].switchover && !at.After(history[next].on)
 	})
 }
