@@ -281,6 +281,9 @@ func (c *chaos) config() wsshard.Config {
 		Switchover: wsshard.SwitchoverConfig{Settle: chaosSettle, Linger: chaosLinger, MaxConcurrent: c.turnsAtOnce()},
 		Backoff:    wsshard.BackoffConfig{MaxDelay: 3 * time.Second},
 	}
+	if c.textPong() {
+		cfg.Health.TextPong = "pong"
+	}
 	switch c.trait.Hold {
 	case "messages":
 		cfg.Switchover.HoldMessages = chaosHold

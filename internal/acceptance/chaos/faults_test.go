@@ -300,7 +300,9 @@ func (c *chaos) do(s chaosStep) {
 	case "wall-step":
 		chaosWall([]int64{3600, -3600, 7, -7}[s.b%4])
 	default:
-		c.ask(topic, s)
+		if c.ask(topic, s) == "ResubscriptionMessage" { // else hardly anybody would call it
+			c.resubscribe(topic)
+		}
 	}
 }
 
@@ -334,6 +336,9 @@ func (c *chaos) befall(p *wstest.Peer, s chaosStep) {
 	case "notice":
 		p.Send("notice")
 	case "heartbeat":
+		if c.trait.Ping == "messages" && !c.textPong() {
+			return
+		}
 		for range s.b % 200 { // some of the answers must go
 			p.Send("heartbeat")
 		}
@@ -357,8 +362,8 @@ func (c *chaos) stall(shard int, s chaosStep) {
 	stall(false)
 }
 
-// ask sets what the handler does next.
-func (c *chaos) ask(topic string, s chaosStep) {
+// ask sets what the handler does next, and names the callback that will go wrong.
+func (c *chaos) ask(topic string, s chaosStep) (hook string) {
 	hooks := c.hooks()
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -381,7 +386,8 @@ func (c *chaos) ask(topic string, s chaosStep) {
 		}
 	case "panic-hook", "exit-hook":
 		c.dealt++
-		spoil(hooks[(int(c.seed)*7+c.dealt*5)%len(hooks)], s.kind == "exit-hook")
+		hook = hooks[(int(c.seed)*7+c.dealt*5)%len(hooks)]
+		spoil(hook, s.kind == "exit-hook")
 	case "behind-panic", "behind-exit":
 		spoil("OnMessage", s.kind == "behind-exit")
 		c.next.slow, c.next.behind = s.d/2+time.Second, true
@@ -397,4 +403,5 @@ func (c *chaos) ask(topic string, s chaosStep) {
 	default:
 		c.t.Errorf("no such step: %s", s.kind)
 	}
+	return hook
 }

@@ -12,6 +12,17 @@ import (
 
 // This file answers: how does the server of chaos answer? All of it runs in synctest bubbles.
 
+// textPong reports whether a text answers the application's pings, and so the server may send heartbeats of its own. In the other
+// runs heartbeats answer, and each does: nobody could tell it from another.
+func (c *chaos) textPong() bool { return c.trait.Ping == "messages" && c.seed%2 == 0 }
+
+func (c *chaos) answerToPing() string {
+	if c.textPong() {
+		return "pong"
+	}
+	return "heartbeat"
+}
+
 // serve has the server answer as the trait Proof says.
 func (c *chaos) serve() {
 	if c.skew > 0 {
@@ -19,7 +30,7 @@ func (c *chaos) serve() {
 	}
 	c.topics.Other(func(p *wstest.Peer, text string) {
 		if text == "ping" {
-			p.Send("heartbeat")
+			p.Send(c.answerToPing())
 		}
 	})
 	switch c.trait.Proof {
