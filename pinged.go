@@ -25,18 +25,19 @@ type pinged struct {
 
 // sentPing is one ping: its number and when it was written, on the connection's clock.
 type sentPing struct {
-	num  uint64
-	sent time.Duration
+	num   uint64
+	sent  time.Duration
+	clock time.Duration // of the reader, when it was written: time in which nothing was read does not count
 }
 
-// add notes a ping that is written now. One that has waited for longer than forget is not expected to be answered.
-func (p *pinged) add(num uint64, sent, forget time.Duration) {
+// add notes a ping that is written now. One whose answer the reader has waited for longer than forget is not expected to be answered.
+func (p *pinged) add(num uint64, sent, clock, forget time.Duration) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	for len(p.open) > 0 && (len(p.open) == mostPinged || forget > 0 && sent-p.open[0].sent > forget) {
+	for len(p.open) > 0 && (len(p.open) == mostPinged || forget > 0 && clock-p.open[0].clock > forget) {
 		p.open = p.open[1:]
 	}
-	p.open = append(p.open, sentPing{num, sent})
+	p.open = append(p.open, sentPing{num, sent, clock})
 }
 
 // byFrame takes the pong of a ping frame, which answers the ping of that number and all before it.

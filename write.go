@@ -351,9 +351,10 @@ func (w *writer[S]) ping() error {
 		msg = Text(text)
 	}
 	at := w.conn.Now() // PingMessage may have taken its time
-	w.health.sent(at, w.conn.Signs())
+	signs := w.conn.Signs()
+	w.health.sent(at, signs)
 	w.pingNum++
-	w.pinged.add(w.pingNum, at, w.core.cfg.Health.PongTimeout)
+	w.pinged.add(w.pingNum, at, signs.Clock(at), w.core.cfg.Health.PongTimeout)
 	w.core.count.pings.Add(1)
 	if msg.Data != nil {
 		return w.pen.write(msg)
