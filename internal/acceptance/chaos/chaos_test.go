@@ -152,6 +152,7 @@ type chaos struct {
 	busy       []interval        // callbacks that took their time
 	switching  map[int]time.Time // by shard: since when it is in a switchover
 	cutShort   []cutShort
+	fellSilent int // losses for want of data when nothing was published any more
 	losses     []loss
 	calls      int
 	stops      []time.Duration
@@ -333,7 +334,9 @@ func (c *chaos) run(total *chaosTotals) {
 	close(calm)
 	c.settle()
 	close(stop)
+	c.mu.Lock()
 	c.published = time.Now()
+	c.mu.Unlock()
 	others.Wait() // I9
 	time.Sleep(5 * time.Second)
 	for calm := 0; calm < 100; calm++ { // else a topic is on two connections or none, or the server has not heard of the end of one

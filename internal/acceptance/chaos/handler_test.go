@@ -354,6 +354,9 @@ func (c *chaos) OnEvent(ev wsshard.Event[string]) {
 		if errors.Is(ev.Err, wsshard.ErrStopped) {
 			break
 		}
+		if errors.Is(ev.Err, wsshard.ErrDataTimeout) && !c.published.IsZero() {
+			c.fellSilent++
+		}
 		c.losses = append(c.losses, loss{conn, ev.Time})
 		lost, again := c.down[ev.ShardID]
 		if !again { // else the connection between the two has proven nothing, and the loss goes on
