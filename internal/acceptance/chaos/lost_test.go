@@ -185,7 +185,7 @@ func (c *chaos) heldAtStop(history []onSpan, at time.Time, sp span) bool {
 }
 
 // anewOverCut reports whether what the server had of the topic was the subscription before the one that is wanted, on a connection
-// that a switchover replaced, and the next connection had none yet. Without an Unsubscriber there is but one subscription.
+// that a switchover replaced, and the next connection did not have the new one yet. Without an Unsubscriber there is but one subscription.
 func (c *chaos) anewOverCut(history []onSpan, at time.Time, sp span) bool {
 	if !c.unsubscribes() {
 		return false
@@ -195,7 +195,7 @@ func (c *chaos) anewOverCut(history []onSpan, at time.Time, sp span) bool {
 		if !sp.mine(old.conn) || !old.asked.Before(sp.from) || !old.dropped.IsZero() || old.end.IsZero() || at.Before(old.end.Add(-transport)) {
 			return false
 		}
-		next := slices.IndexFunc(history, func(on onSpan) bool { return sp.mine(on.conn) && on.conn.gen > old.conn.gen })
+		next := slices.IndexFunc(history, func(on onSpan) bool { return sp.mine(on.conn) && on.conn.gen > old.conn.gen && !on.asked.Before(sp.from) })
 		return next >= 0 && c.took[history[next].conn].switchover && !at.After(history[next].on)
 	})
 }
