@@ -192,7 +192,7 @@ func (p *claims[S]) without(b reconcile.Batch[S]) {
 	defer p.mu.Unlock()
 	for i, s := range b.Subs {
 		p.forgetLocked(s)
-		p.tellLocked(s, b.Nums[i])
+		p.tellLocked(s, b.Nums[i], time.Now())
 	}
 	p.noteLocked()
 }
@@ -218,7 +218,7 @@ func (p *claims[S]) failLocked(s S, f failure) {
 		p.failed = make(map[S]failure)
 	}
 	p.failed[s] = f
-	p.tellLocked(s, f.num)
+	p.tellLocked(s, f.num, time.Time{})
 }
 
 // settleLocked ends a claim.
@@ -231,7 +231,7 @@ func (p *claims[S]) settleLocked(s S) {
 	if p.acks {
 		p.answered = append(p.answered, s)
 	}
-	p.tellLocked(s, c.num)
+	p.tellLocked(s, c.num, time.Now())
 }
 
 // goneLocked ends an unsubscription.

@@ -139,6 +139,9 @@ func (gs *gaps[S]) proven(p *claims[S], gen uint64) (over []*gap[S]) {
 	gs.mu.Lock()
 	defer gs.mu.Unlock()
 	for sub, t := range p.takeTold() {
+		if t.at.IsZero() {
+			t.at = time.Now()
+		}
 		for _, g := range gs.list {
 			if g.after < gen && t.num >= g.open[sub] {
 				g.end(sub, t.at)

@@ -3,9 +3,11 @@ package wsshard
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/seed-829c304d/wsshard/internal/reconcile"
@@ -309,4 +311,28 @@ func TestUnaskedTopicsAreForgotten(t *testing.T) {
 			t.Errorf("%s cannot be asked for", s)
 		}
 	}
+}
+
+// TestGapOfATopicThatIsRejected: the connection that takes over may have been refused a topic long before it delivers. Until then
+// the one before it carried the topic, so its part of the gap ends with the take-over, and that of a topic that was proven with its proof.
+func TestGapOfATopicThatIsRejected(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newCourt(t, true)
+		c.p.tell(true)
+		c.wrote(1, 0, "good", "bad")
+		begun := time.Now()
+		c.answer(Ack[string]{Confirmed: names{"good"}, Rejected: names{"bad"}}, names{"good"}, names{"bad"})
+		time.Sleep(5 * time.Second)
+		ended := make(map[string]time.Time)
+		gs := &gaps[string]{}
+		for sub := range c.wanted {
+			gs.miss(&gap[string]{from: begun, open: map[string]uint64{}}, names{sub}, func(string) bool { return true })
+		}
+		for _, g := range gs.proven(c.p, 1) {
+			ended[g.subs[0]] = g.to
+		}
+		if want := map[string]time.Time{"good": begun, "bad": time.Now()}; !maps.Equal(ended, want) {
+			t.Errorf("the gaps end at %v, want %v", ended, want)
+		}
+	})
 }

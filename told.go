@@ -6,7 +6,7 @@ import "time"
 
 // told is the end of a claim.
 type told struct {
-	at  time.Time
+	at  time.Time // when it was proven; zero: it failed, and so the connection before was the last to carry it, for as long as that delivered
 	num uint64
 }
 
@@ -37,11 +37,11 @@ func (p *claims[S]) takeTold() map[S]told {
 	return told
 }
 
-func (p *claims[S]) tellLocked(s S, num uint64) {
+func (p *claims[S]) tellLocked(s S, num uint64, at time.Time) {
 	if p.telling.Load() {
 		if p.told == nil {
 			p.told = make(map[S]told)
 		}
-		p.told[s] = told{time.Now(), num}
+		p.told[s] = told{at, num}
 	}
 }

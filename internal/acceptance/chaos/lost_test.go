@@ -195,7 +195,9 @@ func (c *chaos) anewOverCut(history []onSpan, at time.Time, sp span) bool {
 		if !sp.mine(old.conn) || !old.asked.Before(sp.from) || !old.dropped.IsZero() || old.end.IsZero() || at.Before(old.end.Add(-transport)) {
 			return false
 		}
-		next := slices.IndexFunc(history, func(on onSpan) bool { return sp.mine(on.conn) && on.conn.gen > old.conn.gen && !on.asked.Before(sp.from) })
+		next := slices.IndexFunc(history, func(on onSpan) bool {
+			return sp.mine(on.conn) && on.conn.gen > old.conn.gen && !on.asked.Before(sp.from)
+		})
 		return next >= 0 && c.took[history[next].conn].switchover && !at.After(history[next].on)
 	})
 }
