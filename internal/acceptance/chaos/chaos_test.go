@@ -166,20 +166,6 @@ type chaosConn struct {
 	gen         uint64
 }
 
-// takeover says when a connection came to deliver, and how.
-type takeover struct {
-	at         time.Time
-	switchover bool
-	forced     bool // without proof
-	full       bool // as much waited as may: more keys of the old connection came by than are remembered
-}
-
-// loss is one that must be told of by a Gap.
-type loss struct {
-	conn chaosConn
-	at   time.Time
-}
-
 type tickLog struct {
 	n  int
 	at time.Time

@@ -174,3 +174,17 @@ func (c *chaos) refreshes(ev wsshard.Event[string]) bool {
 		})
 	})
 }
+
+// takeover says when a connection came to deliver, and how.
+type takeover struct {
+	at         time.Time
+	switchover bool
+	forced     bool // without proof
+	full       bool // as much waited as may: more keys of the old connection came by than are remembered
+}
+
+// loss is one that must be told of by a Gap.
+type loss struct {
+	conn chaosConn
+	at   time.Time
+}
