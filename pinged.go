@@ -25,19 +25,19 @@ type pinged struct {
 
 // sentPing is one ping: its number and when it was written, on the connection's clock.
 type sentPing struct {
-	num   uint64
-	sent  time.Duration
-	clock time.Duration // of the reader, when it was written: time in which nothing was read does not count
+	num  uint64
+	sent time.Duration
 }
 
-// add notes a ping that is written now. One whose answer the reader has waited for longer than forget is not expected to be answered.
-func (p *pinged) add(num uint64, sent, clock, forget time.Duration) {
+// add notes a ping that is written now. However long an answer takes, it may come yet: a peer that leaves some pings unanswered is
+// known to have seen them later than it has.
+func (p *pinged) add(num uint64, sent time.Duration) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	for len(p.open) > 0 && (len(p.open) == mostPinged || forget > 0 && clock-p.open[0].clock > forget) {
+	if len(p.open) == mostPinged {
 		p.open = p.open[1:]
 	}
-	p.open = append(p.open, sentPing{num, sent, clock})
+	p.open = append(p.open, sentPing{num, sent})
 }
 
 // byFrame takes the pong of a ping frame, which answers the ping of that number and all before it.

@@ -351,10 +351,9 @@ func (w *writer[S]) ping() error {
 		msg = Text(text)
 	}
 	at := w.conn.Now() // PingMessage may have taken its time
-	signs := w.conn.Signs()
-	w.health.sent(at, signs)
+	w.health.sent(at, w.conn.Signs())
 	w.pingNum++
-	w.pinged.add(w.pingNum, at, signs.Clock(at), w.core.cfg.Health.PongTimeout)
+	w.pinged.add(w.pingNum, at)
 	w.core.count.pings.Add(1)
 	if msg.Data != nil {
 		return w.pen.write(msg)
