@@ -155,7 +155,8 @@ func (c *chaos) checkComes(lost loss) {
 	for i := range chaosTopics {
 		topic := topicName(i)
 		on := slices.ContainsFunc(c.history(topic), func(on onSpan) bool {
-			return on.conn == lost.conn && on.off.IsZero() && on.on.Before(lost.at.Add(-time.Second))
+			given := !on.dropped.IsZero() && on.dropped.Before(lost.at.Add(-time.Second)) // back, be it that the network held that back
+			return on.conn == lost.conn && on.off.IsZero() && !given && on.on.Before(lost.at.Add(-time.Second))
 		})
 		told := slices.ContainsFunc(c.gaps, func(ev wsshard.Event[string]) bool {
 			return ev.ShardID == lost.conn.shard && !ev.Time.Before(lost.at) && !ev.Time.After(due) && slices.Contains(ev.Subs, topic)
