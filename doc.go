@@ -35,28 +35,28 @@
 // # Where things are
 //
 // The contract: handler.go (what the application implements), config.go (what can be set; validate.go: what New refuses),
-// errors.go, events.go, metrics.go, marshal.go (how they look in JSON and in a log), inspect.go (what can be asked).
+// errors.go (and how an address is shown), events.go, metrics.go, marshal.go (how all that looks in JSON and in a log), inspect.go (what can be asked).
 //
 // The manager: manager.go (how it begins and ends), core.go (what all its parts share), run.go (what lives from a Start to the end of
 // its Stop), subscribe.go (where a subscription goes), sync.go (when it is true on the server), send.go (how the application's own
-// message gets out), capabilities.go (which optional interfaces the handler has), guard.go (how it is called), panics.go and note.go
-// (how that is logged).
+// message gets out), capabilities.go (which optional interfaces the handler has), guard.go (how it is called), panics.go (how that is
+// logged).
 //
-// A shard: shard.go (how it keeps one session live), slot.go (what its sessions share), backoff.go (when it tries again), gap.go (what
-// was missed), freshness.go (which topics have data), resubscribing.go (which wait for a fresh snapshot).
+// A shard: shard.go (how it keeps one session live), slot.go (what its sessions share), backoff.go (when it tries again; a budget for dials), gap.go (what
+// was missed), told.go (what it hears of a connection's topics), freshness.go (which topics have data), resubscribing.go (which wait for a fresh snapshot).
 //
-// Opening a connection: attempt.go (the steps), dialer.go and proxy.go (the way), gate.go, limiter.go and internal/gate (when it may
-// begin), judge.go and socketerrors.go (what a failure says of the host), redact.go (how an address is shown).
+// Opening a connection: attempt.go (the steps), dialer.go and proxy.go (the way), gate.go and internal/gate (when it may begin), judge.go (what a
+// failure says of the host).
 //
 // A connection: session.go (how it lives and ends; the flow of a message in each direction), its three parts read.go (a message that
 // comes), write.go (what is written, and when) and board.go (what they tell others), request.go (the next request), outbox.go (what
-// else waits to be written), pen.go (how a frame leaves), pace.go (may it leave), health.go (is it sick), pinged.go (which
-// ping is answered), claims.go and answer.go (which topics are proven), told.go (what gaps hear of that).
+// else waits to be written), pen.go (how a frame leaves), pace.go (may it leave), health.go (is it sick; which ping
+// is answered), claims.go and answer.go (which topics are proven).
 //
 // Replacing one: switchover.go (who asks, who joins), change.go (the steps), cutover.go (when), relay.go (what is held), handover.go
 // (how delivery is handed over).
 //
-// Small things: util.go; race.go and norace.go (what a race build does besides); hook.go (what only tests may do).
+// Small things: util.go; hook.go (what only tests may do).
 //
 // Inside: internal/reconcile (wanted and written), internal/placement (which shard), internal/wsconn (one socket). For tests and
 // programs: internal/acceptance/ (every promise seen from outside, a suite for each: lifecycle, delivery, subscriptions, switchover,

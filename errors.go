@@ -4,12 +4,14 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"net/url"
+	"slices"
 	"strings"
 	"time"
 	"unicode/utf8"
 )
 
-// This file answers: which errors exist, and who returns them?
+// This file answers: which errors exist, who returns them, and how is an address shown in them?
 
 // Errors that methods return.
 var (
@@ -233,3 +235,28 @@ func name[E ~int](v E, words ...string) string {
 	}
 	return words[v]
 }
+
+// redactURL shows raw as scheme://host/…: no userinfo, path, query or fragment. What cannot be parsed shows nothing, and neither
+// does what may be no scheme or no host at all: in "//token" and "token://" a secret stands where they should.
+func redactURL(raw string) string {
+	u, err := url.Parse(raw)
+	if err != nil || !slices.Contains(schemes, u.Scheme) || !validHost(u) { // not user:password of which the "@" was forgotten
+		return "…"
+	}
+	return u.Scheme + "://" + u.Host + "/…"
+}
+
+// schemes are those that somebody may mean.
+var schemes = []string{"ws", "wss", "http", "https", "socks5", "socks5h", "socks4", "socks4a", "socks", "ftp", "tcp", "tls", "ssl"}
+
+// redactRefused shows a proxy's URL that was refused. In one with an unescaped "/", "?" or "#" in its password, what is parsed
+// as the host is the user.
+func redactRefused(raw string) string {
+	if u, err := url.Parse(raw); err == nil && u.User == nil && strings.Contains(raw, "@") {
+		return "…"
+	}
+	return redactURL(raw)
+}
+
+// redactProxy shows a proxy as scheme://host:port.
+func redactProxy(u *url.URL) string { return u.Scheme + "://" + u.Host }

@@ -19,7 +19,7 @@ import (
 	"github.com/seed-829c304d/wsshard/internal/gate"
 )
 
-// This file answers: what does a failure say of its host, and when is the next dial? Its parts are those of judge.go, gate.go, socketerrors.go
+// This file answers: what does a failure say of its host, and when is the next dial? Its parts are those of judge.go, gate.go
 // and backoff.go.
 
 // What the breaker learns from each way to fail: the host is up, down, or it was us.

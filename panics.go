@@ -6,7 +6,7 @@ import (
 	"time"
 )
 
-// This file answers: how much of panics that do not end is logged?
+// This file answers: how is something logged: panics that do not end, and what a lock was held for?
 
 // A callback that panics on every message would write a stack for each: its first panic is logged whole, the next ones are
 // counted and told by one line in panicEvery. After panicQuiet without one it may be another fault, which is logged whole again.
@@ -77,5 +77,19 @@ func (p *panicLog) flush(log *slog.Logger) {
 	p.mu.Unlock()
 	for _, tell := range left {
 		tell()
+	}
+}
+
+// note is a line for the log. A list, because a slice would take from a manager that it is comparable, as it is announced.
+type note struct {
+	say  func()
+	next *note // older
+}
+
+// tell says the oldest first.
+func (n *note) tell() {
+	if n != nil {
+		n.next.tell()
+		n.say()
 	}
 }

@@ -109,9 +109,7 @@ func (r *reader[S]) readLoop() error {
 				data = slices.Clone(data)
 			}
 			r.message(text, data)
-			if raceEnabled {
-				r.conn.Poison()
-			}
+			r.conn.Poison()
 		} else {
 			if !r.conn.Detached() {
 				own := make([]byte, len(data)) // exactly: a message that is kept keeps nothing else

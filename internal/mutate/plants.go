@@ -50,7 +50,7 @@ var plants = []plant{
 		{"attempt.go", "Host: strings.ToLower(hostPort(u)), Egress: o.slot.egress}", "Host: strings.ToLower(hostPort(u)), Egress: fmt.Sprint(o.slot.egress, o.slot.id)}"},
 	}},
 	{"budget with burst: a new window forgets all of the last one", "Limiter|Budget", []replacement{
-		{"limiter.go", "for len(log.at) > 0 && now.Sub(log.at[0]) >= l.window {\n\t\tlog.at = log.at[1:]", "if len(log.at) > 0 && now.Sub(log.at[0]) >= l.window {\n\t\tlog.at = nil"},
+		{"backoff.go", "for len(log.at) > 0 && now.Sub(log.at[0]) >= l.window {\n\t\tlog.at = log.at[1:]", "if len(log.at) > 0 && now.Sub(log.at[0]) >= l.window {\n\t\tlog.at = nil"},
 	}},
 	{"pong counted as data", "Health|Ping|DataTimeout|Quiet", []replacement{
 		{"read.go", "\tif n := r.pingOpen.Load(); n != 0 && payload", "\tr.conn.Fresh()\n\tif n := r.pingOpen.Load(); n != 0 && payload"},

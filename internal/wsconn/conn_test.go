@@ -181,10 +181,10 @@ func TestPieces(t *testing.T) {
 
 func TestPoison(t *testing.T) {
 	opened(t, Options{}, false, func(t *testing.T, c *Conn, srv *wstest.Conn) {
-		c.Poison() // nothing was read yet
+		c.poison() // nothing was read yet
 		io.WriteString(srv, raw(0x82, "abc"))
 		_, data, _ := c.Read()
-		if c.Poison(); string(data) != "\xdb\xdb\xdb" {
+		if c.poison(); string(data) != "\xdb\xdb\xdb" {
 			t.Errorf("%q", data)
 		}
 	})

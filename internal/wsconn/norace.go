@@ -1,6 +1,6 @@
 //go:build !race
 
-package wsshard
+package wsconn
 
 // This file answers: what does any other build than a race build leave out?
 

@@ -1,6 +1,6 @@
 //go:build race
 
-package wsshard
+package wsconn
 
 // This file answers: what does a race build do besides?
 
