@@ -53,7 +53,7 @@ var plants = []plant{
 		{"backoff.go", "for len(log.at) > 0 && now.Sub(log.at[0]) >= l.window {\n\t\tlog.at = log.at[1:]", "if len(log.at) > 0 && now.Sub(log.at[0]) >= l.window {\n\t\tlog.at = nil"},
 	}},
 	{"pong counted as data", "Health|Ping|DataTimeout|Quiet", []replacement{
-		{"read.go", "\tif n := r.pingOpen.Load(); n != 0 && payload", "\tr.conn.Fresh()\n\tif n := r.pingOpen.Load(); n != 0 && payload"},
+		{"read.go", "\tif sent, ok := r.pinged.byFrame(payload)", "\tr.conn.Fresh()\n\tif sent, ok := r.pinged.byFrame(payload)"},
 	}},
 	{"ctx dropped in backoff", "Stop", []replacement{
 		{"shard.go", "\t\tcase <-ctx.Done():\n\t\t\treturn\n\t\tcase <-s.wake:\n", "\t\tcase <-s.wake:\n"},
@@ -85,7 +85,7 @@ var plants = []plant{
 		{"answer.go", "return h.ack.Request == 0 || h.ack.Request == request", "return true"},
 	}},
 	{"a slow handler is a dead peer", "Slow|Health", []replacement{
-		{"health.go", "\tif !s.Waiting { // what has come since may bring what is missed here, and is not handled yet\n\t\tclock = s.Asked\n\t}\n", ""},
+		{"health.go", "\tif !s.Waiting { // the read loop is in a callback: frames that came since are not handled yet, and may be the ones that are missed\n\t\tclock = s.Asked\n\t}\n", ""},
 		{"health.go", "\tclock := s.Clock(now)\n\tif s.Reads > h.reads", "\tclock := now\n\tif s.Reads > h.reads"},
 	}},
 	{"a send that waits on a lost connection is never answered", "Send|Stop", []replacement{
