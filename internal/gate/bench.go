@@ -99,10 +99,15 @@ func later(a, b time.Time) time.Time {
 	return b
 }
 
-// rest begins the next pause.
+// rest begins the next pause. Where the host lets others in, those whom it has not refused yet do not wait longer for their
+// first try than the first pause: a few whom it would let in may sit among many whom it will not.
 func (b *bench) rest(d *door, now time.Time) {
 	b.n++
-	b.due = now.Add(d.pause(benchStep(b.n)))
+	n := b.n
+	if d.stays.Len() > 0 && len(b.unrefused()) > 0 {
+		n = 1
+	}
+	b.due = now.Add(d.pause(benchStep(n)))
 }
 
 // notYou notes that the host refused a shard in person. A switchover's shard is live: it does not sit down.

@@ -74,6 +74,37 @@ func TestBenchOfAll(t *testing.T) {
 	})
 }
 
+// Strangers behind many whom the host refuses in person are not made to wait: where it lets others in, each has its first try after
+// a second; where it lets nobody in, it may be the address that it refuses, and the pauses grow.
+func TestBenchOfStrangers(t *testing.T) {
+	for _, c := range []struct {
+		lets bool
+		next []time.Duration
+	}{{true, seconds(1, 1, 1, 1, 1)}, {false, seconds(1, 2, 4, 8, 10)}} {
+		gateTest(t, defaults, func(s *street) {
+			if c.lets {
+				s.come("good", Down).leave(Up)
+			}
+			var all []*guest
+			for i := range 12 {
+				all = append(all, s.come(fmt.Sprint(i), Down))
+			}
+			for all[0].in() { // five, and who was in flight then
+				all[0].leave(NotYou)
+				all = all[1:]
+			}
+			for _, wait := range c.next {
+				time.Sleep(wait - time.Millisecond)
+				s.wantIn(all)
+				time.Sleep(time.Millisecond)
+				s.wantIn(all, all[0].name)
+				all[0].leave(NotYou)
+				all = all[1:]
+			}
+		})
+	}
+}
+
 // Trap: a bench behind a shut door supplies the probes, or nobody would ever ask.
 func TestBenchProbes(t *testing.T) {
 	gateTest(t, defaults, func(s *street) {
