@@ -246,7 +246,7 @@ func TestFigureTooManyThenRestart(t *testing.T) {
 
 // Rotation, 2,000 shards: they started together, and are restarted by the venue after 5 hours.
 func TestFigureRotation(t *testing.T) {
-	shards := 200
+	shards := 100
 	if *allFigures {
 		shards = 2000
 	}
