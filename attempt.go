@@ -61,9 +61,12 @@ func newOpening[S comparable](sl *slot[S], k keeper[S], st ConnectionState) *ope
 // callback that leaves by runtime.Goexit takes nobody along.
 func (o *opening[S]) begin(ctx context.Context) <-chan attemptResult[S] {
 	done := make(chan attemptResult[S], 1)
+	o.slot.ticket.Store(o.ticket)
 	go func() {
+		o.core.label(ctx, "dial", o.st.ShardID)
 		res := attemptResult[S]{err: &PanicError{Value: errGoexit}}
 		defer func() {
+			o.slot.ticket.Store(nil)
 			res.door, res.turned, res.opened, res.waits = o.door, o.turned, o.opened, o.waits
 			done <- res
 		}()
@@ -120,7 +123,7 @@ func (o *opening[S]) dial(ctx context.Context) (ws *websocket.Conn, tap *wsconn.
 		if err != nil {
 			return err
 		}
-		panicked := o.core.guard("dial, NetDialContext or TLSConfig", func() {
+		panicked := o.core.guard("dial, NetDialContext or TLSConfig", o.st.ShardID, func() {
 			ws, tap, err = o.core.dialer.dial(ctx, u, header, o.st.ShardID)
 			host = judgeHost(err)
 		}, nil)
@@ -140,7 +143,7 @@ func (o *opening[S]) dial(ctx context.Context) (ws *websocket.Conn, tap *wsconn.
 func (o *opening[S]) url(ctx context.Context) (u *url.URL, k gate.Key, err error) {
 	err = o.timed(ctx, func(ctx context.Context) (err error) {
 		var raw string
-		if panicked := o.core.apart("URL", func() { raw, err = o.core.h.URL(ctx, o.st) }); panicked != nil {
+		if panicked := o.core.apart("URL", o.st.ShardID, func() { raw, err = o.core.h.URL(ctx, o.st) }); panicked != nil {
 			return panicked
 		}
 		if err != nil {
@@ -158,7 +161,7 @@ func (o *opening[S]) url(ctx context.Context) (u *url.URL, k gate.Key, err error
 
 func (o *opening[S]) header(ctx context.Context) (h http.Header, err error) {
 	if p := o.core.caps.headers; p != nil {
-		if panicked := o.core.apart("ConnectionHeaders", func() { h, err = p.ConnectionHeaders(ctx, o.st) }); panicked != nil {
+		if panicked := o.core.apart("ConnectionHeaders", o.st.ShardID, func() { h, err = p.ConnectionHeaders(ctx, o.st) }); panicked != nil {
 			return nil, panicked
 		}
 		if err != nil {
@@ -236,7 +239,7 @@ func (o *opening[S]) logIn(c *session[S], p *pen) (agreed bool, err error) {
 		lc := &loginConn{conn: c.conn, pen: p}
 		c.reader.lend(p)
 		defer context.AfterFunc(ctx, c.conn.Kill)()
-		panicked := o.core.apart("Login", func() { err = a.Login(ctx, lc, o.st) })
+		panicked := o.core.apart("Login", o.st.ShardID, func() { err = a.Login(ctx, lc, o.st) })
 		c.reader.lend(nil)
 		lc.over.Store(true)
 		agreed = panicked == nil && err == nil
@@ -261,7 +264,7 @@ func (o *opening[S]) onConnect(c *session[S]) (err error) {
 		return nil
 	}
 	var first []Message
-	if panicked := o.core.apart("OnConnect", func() { first, err = h.OnConnect(c.ctx, o.st) }); panicked != nil {
+	if panicked := o.core.apart("OnConnect", o.st.ShardID, func() { first, err = h.OnConnect(c.ctx, o.st) }); panicked != nil {
 		return panicked
 	}
 	for i, msg := range first {

@@ -32,6 +32,26 @@ type change[S comparable] struct {
 	judgement[S]
 }
 
+// stage is how far a switchover has come, for whoever looks at it from outside.
+type stage[S comparable] struct {
+	trigger string
+	what    string
+	since   time.Time
+	next    *session[S] // nil: it is not open
+}
+
+// Stages of a switchover.
+const (
+	stageDial  = "opens its next connection"
+	stageProof = "waits for proof that the next connection delivers"
+	stageStill = "waits for that proof, and keeps the old connection still"
+	stageDrain = "lets the old connection deliver its last"
+)
+
+func (ch *change[S]) enter(what string) {
+	ch.s.stage.Store(&stage[S]{ch.wish.trigger, what, time.Now(), ch.next})
+}
+
 // switchover replaces cur and returns the session that delivers from now on. If it failed that is cur itself, untouched. If cur was lost
 // meanwhile and the new one did not come, it is nil.
 func (s *shard[S]) switchover(ctx context.Context, cur *session[S], wish *wish) *session[S] {
@@ -47,6 +67,8 @@ func (s *shard[S]) switchover(ctx context.Context, cur *session[S], wish *wish) 
 	}
 	ch.ticket, ch.curEnded = gate.NewTicket(s.id, 0, gate.Routine), make(chan time.Time, 1)
 	s.enter(ShardSwitching)
+	ch.enter(stageDial)
+	defer s.stage.Store(nil)
 	s.emit(Event[S]{Kind: EventSwitchoverStarted, Generation: cur.st.Generation, Switchover: ch.reported()})
 	defer context.AfterFunc(cur.ctx, func() { ch.curEnded <- time.Now() })()
 	next := ch.run(ctx)
@@ -90,6 +112,7 @@ func (ch *change[S]) prepare(ctx context.Context) error {
 			ch.opened = time.Now()
 			ch.report.Dial = ch.opened.Sub(ch.began)
 			nextGone = ch.next.ctx.Done()
+			ch.enter(stageProof)
 			ch.next.start()
 		case <-curGone:
 			curGone, ch.lost = nil, true
@@ -209,6 +232,7 @@ func (ch *change[S]) unwanted(failure error) bool {
 // cutOver lets cur deliver its last, and next deliver from then on.
 func (ch *change[S]) cutOver(ctx context.Context) {
 	s, cur, next := ch.s, ch.cur, ch.next
+	ch.enter(stageDrain)
 	cut := time.Now()
 	ch.report.Overlap = cut.Sub(ch.opened)
 	if !ch.readyAt.IsZero() {

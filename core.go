@@ -24,11 +24,13 @@ type core[S comparable] struct {
 	asks     *sharedUniform     // when URL is asked again
 	checkKey bool               // values of S may be unequal to themselves, or impossible to hash
 	seed     uint64             // of jitter; 0: none, as always but in tests
+	number   uint64             // of this manager in its process, for the labels of its goroutines
 	base     time.Time          // instants count from it
 
 	// Everybody adds to these.
 	count     counters
 	panics    panicLog
+	running   callbacks
 	requestID atomic.Uint64
 	pausedAt  atomic.Int64 // instant when somebody noticed last that the process had been stopped
 }

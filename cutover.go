@@ -165,6 +165,7 @@ func (ch *change[S]) decide(silent bool) (cut bool, err error) {
 	case stepStill:
 		ch.stillAt, ch.unsubscribedMeanwhile = p.now, &meanwhile[S]{subs: make(map[S]struct{})}
 		ch.s.unsubscribedMeanwhile.Store(ch.unsubscribedMeanwhile)
+		ch.enter(stageStill)
 		ch.freeze()
 	case stepCut:
 		if ch.dismissed = p.silent && !p.lost; v.proven {

@@ -202,6 +202,18 @@ func (gs *gaps[S]) leaves(subs []S, isDown func() bool) (told []*gap[S]) {
 	return append(told, gs.overLocked()...)
 }
 
+// missing says of how many topics something is missed at present, and since when at the earliest.
+func (gs *gaps[S]) missing() (topics int, since time.Time) {
+	gs.mu.Lock()
+	defer gs.mu.Unlock()
+	for _, g := range gs.list {
+		if topics += len(g.open); since.IsZero() || g.from.Before(since) {
+			since = g.from
+		}
+	}
+	return topics, since
+}
+
 // end ends all that is missed yet.
 func (gs *gaps[S]) end() (over []*gap[S]) {
 	now := time.Now()

@@ -7,6 +7,8 @@ import (
 	"reflect"
 	"runtime"
 	"runtime/debug"
+	"runtime/pprof"
+	"strconv"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -26,9 +28,11 @@ const errGoexit = "runtime.Goexit"
 // Its frame on the stack also tells that a method was called from inside a callback: onStack finds it by this name.
 //
 //go:noinline
-func (c *core[S]) guard(where string, f func(), left func(error)) (err error) {
+func (c *core[S]) guard(where string, shard int, f func(), left func(error)) (err error) {
+	call := c.running.begin(where, shard)
 	returned := false
 	defer func() {
+		c.running.end(call)
 		if returned {
 			return
 		}
@@ -60,15 +64,34 @@ func isGoexit(err error) (p *PanicError, ok bool) {
 	return p, p != nil && p.Value == any(errGoexit)
 }
 
+// noShard is where a callback is the whole manager's.
+const noShard = -1
+
 // apart runs guarded code in a goroutine of its own and waits for it, so that not even runtime.Goexit harms the caller.
-func (c *core[S]) apart(where string, f func()) error {
+func (c *core[S]) apart(where string, shard int, f func()) error {
 	done := make(chan error, 1)
 	go func() {
 		var err error
 		defer func() { done <- err }() // also when f left by runtime.Goexit
-		err = c.guard(where, f, func(gone error) { err = gone })
+		err = c.guard(where, shard, f, func(gone error) { err = gone })
 	}()
 	return <-done
+}
+
+// Labels of the goroutines of a manager, for profiles.
+const (
+	labelLoop    = "wsshard" // read, write, shard, dial, events
+	labelManager = "manager" // its number in this process
+	labelShard   = "shard"
+)
+
+// label marks the goroutine that calls it, and those that it starts, for profiles.
+func (c *core[S]) label(ctx context.Context, loop string, shard int) {
+	labels := []string{labelLoop, loop, labelManager, strconv.FormatUint(c.number, 10)}
+	if shard != noShard {
+		labels = append(labels, labelShard, strconv.Itoa(shard))
+	}
+	pprof.SetGoroutineLabels(pprof.WithLabels(ctx, pprof.Labels(labels...)))
 }
 
 // frame is a method of this package that is looked for on the stack.
@@ -142,7 +165,7 @@ type guardedLimiter[S comparable] struct {
 }
 
 func (g guardedLimiter[S]) Wait(ctx context.Context, host, egress string) (err error) {
-	panicked := g.core.guard("ConnectLimiter.Wait", func() { err = g.l.Wait(ctx, host, egress) }, nil)
+	panicked := g.core.guard("ConnectLimiter.Wait", noShard, func() { err = g.l.Wait(ctx, host, egress) }, nil)
 	if panicked != nil {
 		return panicked
 	}
@@ -150,7 +173,7 @@ func (g guardedLimiter[S]) Wait(ctx context.Context, host, egress string) (err e
 }
 
 func (g guardedLimiter[S]) Block(host, egress string, until time.Time) {
-	g.core.guard("ConnectLimiter.Block", func() { g.l.Block(host, egress, until) }, nil)
+	g.core.guard("ConnectLimiter.Block", noShard, func() { g.l.Block(host, egress, until) }, nil)
 }
 
 // guardedLog is an application's slog.Handler. A panic costs its line only; it is counted, and told to nobody.

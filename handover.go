@@ -42,7 +42,7 @@ func (c *session[S]) flush() {
 		}
 	}()
 	if seq := c.core.caps.sequence; seq != nil {
-		c.core.guard("ResetSequenceState", func() { seq.ResetSequenceState(c.st) }, c.end)
+		c.core.guard("ResetSequenceState", c.st.ShardID, func() { seq.ResetSequenceState(c.st) }, c.end)
 	}
 	for h := c.relay.take(); h != nil; h = c.relay.take() {
 		ctx := c.ctx
@@ -53,7 +53,7 @@ func (c *session[S]) flush() {
 			}
 		}
 		var where string
-		c.core.guard("OnMessage", func() { c.deliverHeld(ctx, h, &where) }, c.end)
+		c.core.guard("OnMessage", c.st.ShardID, func() { c.deliverHeld(ctx, h, &where) }, c.end)
 	}
 }
 

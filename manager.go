@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"reflect"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/seed-829c304d/wsshard/internal/gate"
@@ -57,19 +58,22 @@ type roster[S comparable] struct {
 	shards []*shard[S]
 }
 
+// managers numbers those of this process.
+var managers atomic.Uint64
+
 // New checks cfg, reporting every bad field at once as joined *ConfigError, and starts nothing. h must not be nil.
 func New[S comparable](h Handler[S], cfg Config) (*ShardManager[S], error) {
 	if v := reflect.ValueOf(h); !v.IsValid() || v.Kind() == reflect.Pointer && v.IsNil() {
 		return nil, errors.New("wsshard: New needs a Handler, not nil")
 	}
-	m := &ShardManager[S]{core: &core[S]{h: h, log: slog.New(slog.DiscardHandler), seed: testSeed, base: time.Now()}}
+	m := &ShardManager[S]{core: &core[S]{h: h, log: slog.New(slog.DiscardHandler), seed: testSeed, number: managers.Add(1), base: time.Now()}}
 	if cfg.Logger != nil {
 		m.log = slog.New(guardedLog{cfg.Logger.Handler(), &m.count.panics})
 	}
 	m.caps = findCapabilities(h, m.log)
 	limit := 0
 	if m.caps.limiter != nil && cfg.MaxSubscriptionsPerShard == 0 {
-		if err := m.guard("MaxSubscriptionsPerShard", func() { limit = m.caps.limiter.MaxSubscriptionsPerShard() }, nil); err != nil {
+		if err := m.guard("MaxSubscriptionsPerShard", noShard, func() { limit = m.caps.limiter.MaxSubscriptionsPerShard() }, nil); err != nil {
 			return nil, err
 		}
 	}
@@ -154,7 +158,7 @@ func (m *ShardManager[S]) initial(from phase, life *life[S]) (subs []S, err erro
 			}
 		}
 	}()
-	err = m.guard("Subscriptions", func() { subs = m.caps.initial.Subscriptions() }, nil)
+	err = m.guard("Subscriptions", noShard, func() { subs = m.caps.initial.Subscriptions() }, nil)
 	returned = true
 	return subs, err
 }
@@ -195,7 +199,7 @@ func (m *ShardManager[S]) beginLocked(ctx context.Context) *roster[S] {
 func (m *ShardManager[S]) launchLocked(s *shard[S]) {
 	r := m.run
 	s.run = r.run
-	s.stats.set(func(st *shardStats) { st.state = ShardConnecting })
+	s.enter(ShardConnecting)
 	r.shards = append(r.shards, s)
 	r.gate.Resize(len(r.shards), m.concurrentSwitchovers(len(r.shards)))
 	m.checkRotationLocked(len(r.shards))

@@ -383,7 +383,7 @@ func (h *asksStack) Handle(context.Context, slog.Record) error {
 // What is on the stack is found, inside generic code and outside of it, and nothing else.
 func TestOnStack(t *testing.T) {
 	c := &core[string]{log: slog.New(slog.DiscardHandler)}
-	c.guard("here", func() {
+	c.guard("here", noShard, func() {
 		if !onStack(inWriteLoop, inGuard) {
 			t.Error("guard is not found")
 		}

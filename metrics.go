@@ -105,6 +105,8 @@ type shardStats struct {
 
 	mu      sync.Mutex // protects following fields; a leaf lock
 	state   ShardState
+	since   time.Time // it is in this state
+	next    time.Time // the next attempt, of ShardBackoff
 	gen     uint64
 	opened  time.Time // of the live connection; zero: none
 	uptime  time.Duration
@@ -119,6 +121,27 @@ func (s *shardStats) set(f func(s *shardStats)) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	f(s)
+}
+
+// become notes under set that another state begins.
+func (s *shardStats) become(state ShardState) {
+	if s.state != state {
+		s.state, s.since = state, time.Now()
+	}
+}
+
+func (s *shardStats) parked() (yes bool) {
+	s.set(func(s *shardStats) { yes = s.state == ShardParked })
+	return yes
+}
+
+// revive ends being parked: Subscribe and Sync may follow at once.
+func (s *shardStats) revive() {
+	s.set(func(s *shardStats) {
+		if s.state == ShardParked {
+			s.become(ShardConnecting)
+		}
+	})
 }
 
 // snapshot fills in what the stats know.

@@ -106,10 +106,13 @@ func (o *outbox) send(s *send) error {
 	return nil
 }
 
-func (o *outbox) any() bool {
+func (o *outbox) any() bool { return o.waiting() > 0 }
+
+// waiting is how many messages wait to be written.
+func (o *outbox) waiting() int {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	return len(o.first)+len(o.replies)+len(o.sends) > 0
+	return len(o.first) + len(o.replies) + len(o.sends)
 }
 
 // greets reports whether something is left that goes before all else.

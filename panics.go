@@ -2,11 +2,53 @@ package wsshard
 
 import (
 	"log/slog"
+	"slices"
 	"sync"
 	"time"
 )
 
-// This file answers: how is something logged: panics that do not end, and what a lock was held for?
+// This file answers: which callbacks run, and how is something logged: panics that do not end, and what a lock was held for?
+
+// callbacks are those under guard that have not returned.
+type callbacks struct {
+	mu    sync.Mutex // protects following field; a leaf lock
+	calls map[*call]struct{}
+}
+
+// call is one of them.
+type call struct {
+	callback string
+	shard    int // noShard: none in particular
+	since    time.Time
+}
+
+func (r *callbacks) begin(callback string, shard int) *call {
+	c := &call{callback, shard, time.Now()}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.calls == nil {
+		r.calls = make(map[*call]struct{})
+	}
+	r.calls[c] = struct{}{}
+	return c
+}
+
+func (r *callbacks) end(c *call) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	delete(r.calls, c)
+}
+
+// all is a copy, the oldest first.
+func (r *callbacks) all() (calls []*call) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for c := range r.calls {
+		calls = append(calls, c)
+	}
+	slices.SortFunc(calls, func(a, b *call) int { return a.since.Compare(b.since) })
+	return calls
+}
 
 // A callback that panics on every message would write a stack for each: its first panic is logged whole, the next ones are
 // counted and told by one line in panicEvery. After panicQuiet without one it may be another fault, which is logged whole again.

@@ -37,6 +37,7 @@ func (r *reader[S]) lend(p *pen) { r.login = p }
 
 // run is the read loop's goroutine. What it does at the end it does even when a callback took the goroutine away.
 func (r *reader[S]) run() {
+	r.core.label(r.ctx, "read", r.st.ShardID)
 	defer r.finish()
 	defer close(r.readDone)
 	var err error
@@ -57,7 +58,7 @@ func (r *reader[S]) run() {
 		}
 	}()
 	if seq := r.core.caps.sequence; seq != nil && r.relay == nil { // here, where Send does not wait in vain: the write loop runs
-		r.core.guard("ResetSequenceState", func() { seq.ResetSequenceState(r.st) }, r.end)
+		r.core.guard("ResetSequenceState", r.st.ShardID, func() { seq.ResetSequenceState(r.st) }, r.end)
 	}
 	err = r.readLoop()
 	returned = true

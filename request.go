@@ -187,7 +187,7 @@ func (w *writer[S]) encode(b reconcile.Batch[S]) (id uint64, msg Message, err er
 	case b.Kind == reconcile.Resubscribe:
 		name, call = "ResubscriptionMessage", w.core.caps.resubscriber.ResubscriptionMessage
 	}
-	if panicked := w.core.guard(name, func() { msg, err = call(req) }, w.end); panicked != nil {
+	if panicked := w.core.guard(name, w.st.ShardID, func() { msg, err = call(req) }, w.end); panicked != nil {
 		return req.ID, msg, panicked
 	}
 	if err == nil && msg.Data != nil {

@@ -49,15 +49,18 @@ func (r *run[S]) emit(ev Event[S]) {
 
 // observe starts the goroutine that calls the observer.
 func (r *run[S]) observe() {
-	go r.events.deliver(func(ev Event[S]) {
-		r.core.guard("OnEvent", func() { r.core.caps.observer.OnEvent(ev) }, nil)
-	})
+	go func() {
+		r.core.label(r.ctx, "events", noShard)
+		r.events.deliver(func(ev Event[S]) {
+			r.core.guard("OnEvent", ev.ShardID, func() { r.core.caps.observer.OnEvent(ev) }, nil)
+		})
+	}()
 }
 
 // disconnected calls OnDisconnect.
 func (r *run[S]) disconnected(st ConnectionState, cause error) {
 	if h := r.core.caps.disconnect; h != nil {
-		r.core.apart("OnDisconnect", func() { h.OnDisconnect(r.grace, cause, st) })
+		r.core.apart("OnDisconnect", st.ShardID, func() { h.OnDisconnect(r.grace, cause, st) })
 	}
 }
 

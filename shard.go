@@ -24,6 +24,7 @@ type shard[S comparable] struct {
 	waiting atomic.Bool                // some Sync waits
 	lingers atomic.Bool                // places may be taken by topics that are not on the live session
 	noticed atomic.Uint64              // generation of the session that a notice brought
+	stage   atomic.Pointer[stage[S]]   // of the switchover that is under way; nil: none is
 
 	// Topics that are unsubscribed while a switchover keeps the live session still; nil: none does.
 	unsubscribedMeanwhile atomic.Pointer[meanwhile[S]]
@@ -64,13 +65,14 @@ func newShard[S comparable](c *core[S], p places[S], id int) *shard[S] {
 	renewal := c.cfg.Backoff
 	renewal.MaxDelay = max(0, c.cfg.Connection.ProactiveReconnectInterval/4)
 	s.renewals = newAttempts(renewal, s.uniform)
-	s.stats.state = ShardStopped
+	s.stats.state, s.stats.since = ShardStopped, time.Now()
 	s.stats.egress = s.egress
 	return s
 }
 
 // reconnectLoop keeps the shard connected until ctx ends. Each turn is one attempt and the life of what it opened.
 func (s *shard[S]) reconnectLoop(ctx context.Context) {
+	s.core.label(ctx, "shard", s.id)
 	defer s.stopped()
 	s.log = s.core.log.With("shard", s.id, "egress", s.egress) // here, where no lock is held
 	fresh := true
@@ -244,7 +246,8 @@ func (s *shard[S]) promote(cur *session[S]) {
 		if !st.opened.IsZero() {
 			st.uptime += cur.opened.Sub(st.opened) // both were open since
 		}
-		st.state, st.opened, st.gen = ShardConnected, cur.opened, cur.st.Generation
+		st.become(ShardConnected)
+		st.opened, st.gen = cur.opened, cur.st.Generation
 	})
 	cur.tellProven()
 	poke(cur.wake) // those who wait in Sync ask this one from now on
@@ -295,7 +298,7 @@ func (s *shard[S]) retry(ctx context.Context, err error) bool {
 	again := true
 	if h := s.core.caps.failure; h != nil {
 		st := s.state()
-		if s.core.apart("OnError", func() { again = h.OnError(ctx, err, st) }) != nil {
+		if s.core.apart("OnError", s.id, func() { again = h.OnError(ctx, err, st) }) != nil {
 			again = true // a panic is no verdict
 		}
 	}
@@ -306,7 +309,10 @@ func (s *shard[S]) retry(ctx context.Context, err error) bool {
 // backOff waits before the next attempt, or less when a reconnect is asked for.
 func (s *shard[S]) backOff(ctx context.Context, err error) {
 	delay := s.tries.delay()
-	s.enter(ShardBackoff)
+	s.stats.set(func(st *shardStats) {
+		st.become(ShardBackoff)
+		st.next = time.Now().Add(delay)
+	})
 	s.log.Debug("backoff", "delay", delay, "attempt", s.tries.failed, "err", err)
 	s.emit(Event[S]{Kind: EventBackoff, Delay: delay, Attempt: s.tries.failed, Err: err})
 	s.pause(ctx, delay)
@@ -426,11 +432,7 @@ func (m *ShardManager[S]) Reconnect(shardID int) error {
 		return err
 	}
 	s.askReconnect()
-	s.stats.set(func(st *shardStats) {
-		if st.state == ShardParked { // from here on it is not: Subscribe and Sync may follow at once
-			st.state = ShardConnecting
-		}
-	})
+	s.stats.revive()
 	m.suspend(s, false)
 	return nil
 }
@@ -440,11 +442,8 @@ var errParked = fmt.Errorf("%w: %w", ErrNotConnected, ErrShardParked)
 
 // whyDown says why a shard has no live connection.
 func (s *shard[S]) whyDown() error {
-	err := ErrNotConnected
-	s.stats.set(func(st *shardStats) {
-		if st.state == ShardParked {
-			err = errParked
-		}
-	})
-	return err
+	if s.stats.parked() {
+		return errParked
+	}
+	return ErrNotConnected
 }

@@ -5,6 +5,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/seed-829c304d/wsshard/internal/gate"
 	"github.com/seed-829c304d/wsshard/internal/reconcile"
 )
 
@@ -29,6 +30,8 @@ type slot[S comparable] struct {
 
 	dataTimeoutNow atomic.Int64  // after silent replacements; 0: the configured one
 	wake           chan struct{} // cap 1; the reconnect loop has something to look at
+
+	ticket atomic.Pointer[gate.Ticket] // of the attempt that waits, or dials, or did last
 }
 
 // linger is how much later than another a connection of this server may bring a message.
@@ -41,7 +44,7 @@ func (s *slot[S]) wants(sub S) bool {
 }
 
 func (s *slot[S]) enter(state ShardState) {
-	s.stats.set(func(st *shardStats) { st.state = state })
+	s.stats.set(func(st *shardStats) { st.become(state) })
 }
 
 func (s *slot[S]) emit(ev Event[S]) {

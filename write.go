@@ -66,6 +66,7 @@ func (w *writer[S]) hadLately(sub S) bool {
 
 // run is the write loop's goroutine. It also closes the connection.
 func (w *writer[S]) run() {
+	w.core.label(w.ctx, "write", w.st.ShardID)
 	defer close(w.written)
 	defer w.closeConn()
 	w.end(w.writeOut())
@@ -338,7 +339,7 @@ func (w *writer[S]) writeOne(now time.Time, next *alarm) (wrote bool, err error)
 func (w *writer[S]) ping() error {
 	var msg Message
 	if p := w.core.caps.ping; p != nil {
-		err := w.core.guard("PingMessage", func() { msg = p.PingMessage(w.st) }, w.end)
+		err := w.core.guard("PingMessage", w.st.ShardID, func() { msg = p.PingMessage(w.st) }, w.end)
 		if err == nil {
 			err = checkMessage(msg)
 		}

@@ -91,7 +91,7 @@ func (g *Gate) Join(ctx context.Context, t *Ticket, k Key) {
 	g.quitLocked(t)
 	d := g.doorLocked(k)
 	g.seq++
-	t.door, t.ctx, t.seq, t.state, t.granted, t.away = d, ctx, g.seq, waiting, false, false
+	t.door, t.ctx, t.seq, t.state, t.granted, t.away, t.joined = d, ctx, g.seq, waiting, false, false, time.Now()
 	d.enter(t)
 	if d.held(t.class) {
 		t.poke()

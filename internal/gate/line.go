@@ -18,6 +18,8 @@ const (
 	urgencies = int(Routine) + 1
 )
 
+func (u Urgency) String() string { return [...]string{"down", "asked", "routine"}[u] }
+
 // state is where a ticket is.
 type state int
 
@@ -37,8 +39,9 @@ type Ticket struct {
 
 	// under Gate.mu
 	class     Urgency
-	aged      bool // only age asks for it
-	needsTurn bool // it is a switchover's, and has none
+	joined    time.Time // when it came to its door
+	aged      bool      // only age asks for it
+	needsTurn bool      // it is a switchover's, and has none
 	hasTurn   bool
 	ctx       context.Context
 	door      *door // nil while idle

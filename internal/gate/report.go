@@ -22,6 +22,42 @@ type Report struct {
 	Connected    int           // sessions that are open
 }
 
+// Stand says where a ticket stands.
+type Stand struct {
+	Key
+	Where   string // line, bench, limiter, dial; "": at no door
+	Urgency Urgency
+	Ahead   int       // of Where line: how many wait in its line, and in those that go first, before it
+	Turn    bool      // of Where line: it waits for one of the turns of switchovers
+	Since   time.Time // when it came there, or when its dial began
+}
+
+// Stand says where t stands now.
+func (g *Gate) Stand(t *Ticket) Stand {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	s := Stand{Urgency: t.class, Since: t.joined}
+	if t.door == nil {
+		return s
+	}
+	s.Key = t.door.key
+	switch {
+	case t.state == dialling:
+		s.Where, s.Since = "dial", t.begun
+	case t.state == spending:
+		s.Where = "limiter"
+	case t.seat != nil:
+		s.Where = "bench"
+	case t.state == waiting:
+		s.Where, s.Turn = "line", t.needsTurn && !g.turns.free()
+		for _, line := range t.door.lines[:t.class] {
+			s.Ahead += len(line)
+		}
+		s.Ahead += slices.Index(t.door.lines[t.class], t)
+	}
+	return s
+}
+
 // Kind says what News are about.
 type Kind int
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"runtime"
@@ -54,7 +55,7 @@ var Inside = []struct {
 		m.IsSubscriptionFresh("a", time.Second)
 		m.Health(1)
 		m.Metrics()
-		return nil
+		return m.Dump(io.Discard)
 	}, []error{nil}},
 }
 

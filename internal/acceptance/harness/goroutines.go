@@ -31,7 +31,7 @@ const (
 	ReconnectLoop = "(*ShardManager).launchLocked"
 	ReadLoop      = "(*reader).run"
 	WriteLoop     = "(*writer).run"
-	ObserverLoop  = "(*events).deliver"
+	ObserverLoop  = "(*run).observe"
 )
 
 // Main is TestMain of each suite: it sees to it that no goroutine of the library outlives the tests. Bubbles look for themselves; this is for tests
