@@ -10,7 +10,7 @@ import (
 
 // freshness notes the last data of each topic that an Inspector names.
 type freshness[S comparable] struct {
-	mu sync.Mutex // protects following fields; a leaf lock
+	mu sync.Mutex // protects following fields; under it only the lock of the desired set is taken
 	at map[S]int64
 }
 

@@ -15,7 +15,7 @@ import (
 type resubscriptions[S comparable] struct {
 	some atomic.Bool // there are any: all that is looked at for each message
 
-	mu    sync.Mutex // protects following fields; a leaf lock
+	mu    sync.Mutex // protects following fields; under it only the lock of the desired set is taken
 	since map[S]time.Time
 }
 

@@ -23,9 +23,9 @@ import (
 //
 //	go test ./internal/house -args -update
 //
-// writes imports.txt and arrows.txt anew. What changes in them is what a reviewer looks at.
+// writes imports.txt, arrows.txt and locks.txt anew. What changes in them is what a reviewer looks at.
 
-var update = flag.Bool("update", false, "write imports.txt and arrows.txt as the code is now")
+var update = flag.Bool("update", false, "write imports.txt, arrows.txt and locks.txt as the code is now")
 
 const (
 	root       = "../.."
