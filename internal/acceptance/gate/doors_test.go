@@ -88,9 +88,9 @@ func TestTightRotationIsSaid(t *testing.T) {
 	}{{15 * time.Minute, 1}, {23 * time.Hour, 0}} {
 		var mu sync.Mutex
 		var text bytes.Buffer
-		figure(t, 600, 1, func(cfg *wsshard.Config) {
+		figure(t, 90, 1, func(cfg *wsshard.Config) {
 			cfg.Logger = slog.New(slog.NewTextHandler(lockedWriter{&mu, &text}, nil))
-			cfg.Connection.Limiter = wsshard.NewConnectLimiter(300, 5*time.Minute)
+			cfg.Connection.Limiter = wsshard.NewConnectLimiter(45, 5*time.Minute)
 			cfg.Connection.ProactiveReconnectInterval = c.interval
 		}, func(f *fleet) {
 			f.start()
