@@ -29,6 +29,7 @@ type board struct {
 	readToEnd  atomic.Bool  // it was read until the peer closed it
 	openUntil  atomic.Int64 // marked: until when the peer had certainly not closed, where the reader was behind; 0: until the reader saw it close
 	unread     atomic.Int64 // since when messages may be undelivered; 0: none is. Whoever delivers says so
+	unreadSure atomic.Int64 // answeredAt when the first of them came, plus 1. Written before unread
 
 	// The write loop says:
 	settledUpTo atomic.Uint64 // touches that are settled here
@@ -51,11 +52,24 @@ func (b *board) closedBefore(at time.Time) bool {
 	return until != 0 && b.conn.At(clocked(until)).Before(at)
 }
 
-// leaveUnread notes that from here on messages may be lost unread. The earliest such instant counts.
-func (b *board) leaveUnread(since time.Duration) {
-	at := max(1, int64(since))
-	for was := b.unread.Load(); was == 0 || at < was; was = b.unread.Load() {
-		if b.unread.CompareAndSwap(was, at) {
+// brink is where a loss may begin. The reader knows it before it handles a message.
+type brink struct {
+	read     time.Duration // until when all had been read as it came, on the connection's clock
+	answered int64         // marked: the writing of the last ping that was answered by then; 0: none was
+}
+
+func (b *board) brink() brink { return brink{b.conn.Signs().Idle, b.answeredAt.Load()} }
+
+// leaveUnread notes that messages may be lost unread, the first of which came at that brink. The earliest one counts.
+func (b *board) leaveUnread(from brink) {
+	lower(&b.unreadSure, from.answered+1)
+	lower(&b.unread, max(1, int64(from.read)))
+}
+
+// lower sets a to at, unless it is less and not 0.
+func lower(a *atomic.Int64, at int64) {
+	for was := a.Load(); was == 0 || at < was; was = a.Load() {
+		if a.CompareAndSwap(was, at) {
 			return
 		}
 	}
@@ -128,9 +142,14 @@ func (b *board) heldBack(from time.Time) time.Time {
 }
 
 // sure returns the instant before which nothing of this connection is missing, whatever the network held back: the peer has
-// answered a ping that was written then, and what it sent before its answer has come before it.
+// answered a ping that was written then, and what it sent before its answer has come before it. An answer behind a message that was
+// left unread says nothing.
 func (b *board) sure() time.Time {
-	if at := b.answeredAt.Load(); at != 0 {
+	at := b.answeredAt.Load()
+	if unread := b.unreadSure.Load(); unread != 0 {
+		at = min(at, unread-1)
+	}
+	if at != 0 {
 		return b.conn.At(clocked(at))
 	}
 	return b.opened

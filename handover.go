@@ -10,14 +10,14 @@ import (
 
 // hold keeps a message of the new connection until its turn; false when it may be delivered now.
 func (r *reader[S]) hold(msg Message, v *Verdict[S]) bool {
-	idle := r.conn.Signs().Idle
+	from := r.brink()
 	for {
-		switch r.relay.offer(msg, v, idle) {
+		switch r.relay.offer(msg, v, from) {
 		case offerHeld:
 			return true
 		case offerDirect:
 			if r.live = true; r.ending.Load() {
-				r.leaveUnread(idle)
+				r.leaveUnread(from)
 				return true
 			}
 			return false
@@ -26,7 +26,7 @@ func (r *reader[S]) hold(msg Message, v *Verdict[S]) bool {
 		case <-r.relay.room:
 		case <-r.ctx.Done():
 			r.relay.leave()
-			r.leaveUnread(idle)
+			r.leaveUnread(from)
 			return true
 		}
 	}
@@ -38,7 +38,7 @@ func (c *session[S]) flush() {
 	defer close(c.relay.over)
 	defer func() {
 		for h := c.relay.take(); h != nil; h = c.relay.take() {
-			c.leaveUnread(h.at)
+			c.leaveUnread(h.from)
 		}
 	}()
 	if seq := c.core.caps.sequence; seq != nil {
@@ -48,7 +48,7 @@ func (c *session[S]) flush() {
 		ctx := c.ctx
 		if ctx.Err() != nil { // the connection is lost already, but this it did deliver
 			if ctx = c.slot.run.ctx; ctx.Err() != nil || errors.Is(context.Cause(c.ctx), ErrSequenceGap) {
-				c.leaveUnread(h.at)
+				c.leaveUnread(h.from)
 				return
 			}
 		}

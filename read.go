@@ -75,7 +75,7 @@ func (r *reader[S]) leaveOff(err error, returned bool) {
 		r.openUntil.Store(mark(signs.Idle))
 	}
 	if !signs.Current || !returned {
-		r.leaveUnread(signs.Idle)
+		r.leaveUnread(r.brink())
 	}
 }
 
@@ -102,7 +102,7 @@ func (r *reader[S]) readLoop() error {
 			return readCause(err)
 		}
 		if r.ending.Load() {
-			r.leaveUnread(r.conn.Signs().Idle)
+			r.leaveUnread(r.brink())
 			continue // until the peer has closed
 		}
 		if direct {

@@ -55,9 +55,9 @@ const (
 type heldMessage[S comparable] struct {
 	msg        Message
 	v          Verdict[S]
-	at         time.Duration // until when all had been read as it came, on the connection's clock
-	came       time.Time     // with a key, before the cutover
-	dup        bool          // the old connection has delivered it: held for the SequenceValidator only
+	from       brink     // of a loss that begins with it
+	came       time.Time // with a key, before the cutover
+	dup        bool      // the old connection has delivered it: held for the SequenceValidator only
 	prev, next *heldMessage[S]
 	same       *heldMessage[S] // held before it with the same key
 }
@@ -79,7 +79,7 @@ const (
 )
 
 // offer holds a message of the new connection, if there is room and still a reason to.
-func (r *relay[S]) offer(msg Message, v *Verdict[S], at time.Duration) offer {
+func (r *relay[S]) offer(msg Message, v *Verdict[S], from brink) offer {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.phase == direct {
@@ -116,7 +116,7 @@ func (r *relay[S]) offer(msg Message, v *Verdict[S], at time.Duration) offer {
 	if letGo {
 		return offerHeld
 	}
-	h := &heldMessage[S]{msg: msg, v: *v, at: at, dup: dup, came: now}
+	h := &heldMessage[S]{msg: msg, v: *v, from: from, dup: dup, came: now}
 	if h.v.Subs = nil; r.keep { // valid until the next call only
 		h.v.Subs = slices.Clone(v.Subs)
 	}

@@ -37,7 +37,7 @@ func TestRelayWakesItsReader(t *testing.T) {
 				for n := range all {
 					waits = n
 					msg := Message{Data: make([]byte, size(n))}
-					for r.offer(msg, &Verdict[string]{Key: key(n)}, 0) == offerFull {
+					for r.offer(msg, &Verdict[string]{Key: key(n)}, brink{}) == offerFull {
 						<-r.room
 					}
 					if waits = -1; n%7 == 0 {
@@ -104,7 +104,7 @@ func TestRelayKeepsTheClock(t *testing.T) {
 		}
 	}
 	for range 3 {
-		r.offer(Message{}, &Verdict[string]{}, 0)
+		r.offer(Message{}, &Verdict[string]{}, brink{})
 	}
 	want(false, "it waits for the decision")
 	r.release()
@@ -116,7 +116,7 @@ func TestRelayKeepsTheClock(t *testing.T) {
 	if len(r.room) != 1 {
 		t.Error("the reader is not woken")
 	}
-	r.offer(Message{}, &Verdict[string]{}, 0)
+	r.offer(Message{}, &Verdict[string]{}, brink{})
 	want(false, "it looked again")
 	r.blocked = true
 	r.enterLocked(direct)
@@ -135,7 +135,7 @@ func TestRelayOneKey(t *testing.T) {
 				if oldFirst {
 					r.delivered(key)
 				}
-				r.offer(Message{}, &Verdict[string]{Key: key}, 0)
+				r.offer(Message{}, &Verdict[string]{Key: key}, brink{})
 				r.delivered(key)
 			}
 			want := func(want bool, when string) {
@@ -144,7 +144,7 @@ func TestRelayOneKey(t *testing.T) {
 					t.Errorf("%s: met %v, used %v", when, met, used)
 				}
 			}
-			r.offer(Message{}, &Verdict[string]{Key: "new topic"}, 0)
+			r.offer(Message{}, &Verdict[string]{Key: "new topic"}, brink{})
 			both("before")
 			time.Sleep(time.Second)
 			r.arm(time.Now())
@@ -241,7 +241,7 @@ func TestRelayLimits(t *testing.T) {
 	} {
 		r := newRelay[string](c.cfg, false, make(chan struct{}, 1))
 		for i, want := range c.want {
-			if got := r.offer(big, &Verdict[string]{}, 0); got != want {
+			if got := r.offer(big, &Verdict[string]{}, brink{}); got != want {
 				t.Errorf("%+v: message %d: %v, want %v", c.cfg, i, got, want)
 			}
 		}
@@ -253,10 +253,10 @@ func TestRelayMakesRoom(t *testing.T) {
 	msg := Message{Data: make([]byte, 100)}
 	r := newRelay[string](SwitchoverConfig{HoldMessages: 2, HoldBytes: 250}, false, make(chan struct{}, 1))
 	for _, key := range []string{"a", "b"} {
-		r.offer(msg, &Verdict[string]{Key: key}, 0)
+		r.offer(msg, &Verdict[string]{Key: key}, brink{})
 	}
 	r.delivered("a")
-	if got := r.offer(msg, &Verdict[string]{Key: "c"}, 0); got != offerHeld || r.count != 2 {
+	if got := r.offer(msg, &Verdict[string]{Key: "c"}, brink{}); got != offerHeld || r.count != 2 {
 		t.Errorf("after one of two was delivered: %v, and %d are held", got, r.count)
 	}
 
@@ -265,7 +265,7 @@ func TestRelayMakesRoom(t *testing.T) {
 		r.delivered(key)
 	}
 	for _, key := range []string{"a", "b", "c"} {
-		r.offer(msg, &Verdict[string]{Key: key}, 0)
+		r.offer(msg, &Verdict[string]{Key: key}, brink{})
 	}
 	if r.count != 1 || len(r.keys) != 2 {
 		t.Errorf("%d messages are held, want the first, which is forgotten; %d keys are kept", r.count, len(r.keys))
@@ -275,12 +275,12 @@ func TestRelayMakesRoom(t *testing.T) {
 // A switchover has failed as the old connection's read loop, and the new one's, were on their way to the relay.
 func TestRelayAfterItsEnd(t *testing.T) {
 	r := newRelay[string](SwitchoverConfig{}, false, make(chan struct{}, 1))
-	r.offer(Message{}, &Verdict[string]{Key: "a"}, 0)
+	r.offer(Message{}, &Verdict[string]{Key: "a"}, brink{})
 	r.discard()
 	if r.delivered("a") {
 		t.Error("the old connection's message is taken for a repeat")
 	}
-	if got := r.offer(Message{}, &Verdict[string]{Key: "b"}, 0); got != offerDirect {
+	if got := r.offer(Message{}, &Verdict[string]{Key: "b"}, brink{}); got != offerDirect {
 		t.Errorf("the new one's message: %v", got)
 	}
 	if r.take() != nil {
