@@ -144,7 +144,7 @@ func FuzzHeaders(f *testing.F) {
 	for _, s := range [][3]string{
 		{"X-A", "b", "/"}, {"x-a", " b\t", "/p?q"}, {"Host", "other", "/"}, {"Upgrade", "h2c", "/"}, {"upgrade", "h2c", "/"}, {"X\r\nY", "b", "/"}, {"X", "a\r\n\r\nGET / HTTP/1.1\r\n", "/"},
 		{"Cookie", "a=b; c=d", "/%0d%0a"}, {"X", "\x00", "/\x00"}, {"Content-Length", "5", "/"}, {"Transfer-Encoding", "chunked", "/"}, {"Expect", "100-continue", "/"}, {"X-Ä", "ü", "/ü?ü"},
-		{"Connection", "close", "//x"}, {"Trailer", "X", "?"}, {"User-Agent", "", "#x"}, {"Te", "trailers", "/a b"}, {"", "", ""}, {"Sec-WebSocket-Key", "x", "/*"}, {"Host", "a/b", "*"}, {"Host", "[::1", ":99"},
+		{"Connection", "close", "//x"}, {"Trailer", "X", "?"}, {"User-Agent", "", "#x"}, {"Te", "trailers", "/a b"}, {"", "", ""}, {"Sec-WebSocket-Key", "x", "/*"}, {"Host", "a/b", "*"}, {"Host", "[::1", ":99"}, {"X", "b", "-6@Z"}, {"Authorization", "b", ":p@Z"},
 	} {
 		f.Add(s[0], s[1], s[2])
 	}
@@ -174,6 +174,11 @@ func FuzzHeaders(f *testing.F) {
 			}
 		} else {
 			want[canonical] = strings.Trim(value, " \t")
+		}
+		_, set := want["Authorization"]
+		if u, err := url.Parse("ws://srv" + path); err == nil && u.User.String() != "" && !set { // "srv" is part of a user's name
+			password, _ := u.User.Password()
+			want["Authorization"] = "Basic " + base64.StdEncoding.EncodeToString([]byte(u.User.Username()+":"+password))
 		}
 		for name, value := range want {
 			if got := req.Header.Values(name); len(got) != 1 && !(name == "User-Agent" && value == "") || len(got) == 1 && got[0] != value {
