@@ -151,6 +151,8 @@ type chaos struct {
 	ends       map[chaosConn]time.Time
 	busy       []interval        // callbacks that took their time
 	switching  map[int]time.Time // by shard: since when it is in a switchover
+	brought    map[chaosConn]int // how many numbers came to OnMessage
+	broughtAt  map[int]brought   // by shard: of the old connection, when the switchover began
 	cutShort   []cutShort
 	fellSilent int // losses for want of data when nothing was published any more
 	losses     []loss
@@ -224,6 +226,7 @@ func newChaos(t *testing.T, seed uint64, drove *driven) *chaos {
 		panicked: map[string]bool{}, dropped: map[string]bool{}, again: map[string][]time.Time{}, turns: map[int]uint64{},
 		down: map[int]wsshard.Event[string]{}, heard: map[int]time.Time{}, reset: map[int]uint64{}, inside: map[int]int{},
 		closed: map[chaosConn]int{}, opened: map[chaosConn]time.Time{}, took: map[chaosConn]takeover{}, switching: map[int]time.Time{},
+		brought: map[chaosConn]int{}, broughtAt: map[int]brought{},
 		ends: map[chaosConn]time.Time{}, conns: map[*wstest.Peer]chaosConn{},
 	}
 	rnd := rand.New(rand.NewPCG(seed, 0))

@@ -184,6 +184,12 @@ type takeover struct {
 	full       bool // as much waited as may: more keys of the old connection came by than are remembered
 }
 
+// brought is how many numbers a connection had brought.
+type brought struct {
+	conn chaosConn
+	n    int
+}
+
 // loss is one that must be told of by a Gap.
 type loss struct {
 	conn chaosConn

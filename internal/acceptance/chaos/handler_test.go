@@ -236,6 +236,7 @@ func (c *chaos) OnMessage(ctx context.Context, msg wsshard.Message, st wsshard.C
 	var spoiled, exit bool
 	if isTick {
 		came = c.tickTime(topic, n)
+		c.brought[c.connLocked(st)]++
 		do, c.next.slow, c.next.call = c.next, 0, 0
 		exit, spoiled = c.next.spoiled["OnMessage"]
 		if do.behind {
@@ -321,7 +322,7 @@ func (c *chaos) OnEvent(ev wsshard.Event[string]) {
 			}
 		}
 	case wsshard.EventSwitchoverStarted:
-		c.switching[ev.ShardID] = ev.Time
+		c.switching[ev.ShardID], c.broughtAt[ev.ShardID] = ev.Time, brought{conn, c.brought[conn]}
 		if most := c.turnsAtOnce(); most > 0 && len(c.switching) > most {
 			c.drove.note("no turn was free")
 		}
@@ -333,7 +334,9 @@ func (c *chaos) OnEvent(ev wsshard.Event[string]) {
 	case wsshard.EventSwitchoverDone:
 		delete(c.switching, ev.ShardID)
 		forced := ev.Switchover.Proof == "none"
-		c.took[conn] = takeover{ev.Time, true, forced, c.trait.Hold == "messages" && ev.Switchover.Held >= chaosHold}
+		old := c.broughtAt[ev.ShardID]
+		many := ev.Switchover.Held >= chaosHold || c.brought[old.conn]-old.n >= chaosHold
+		c.took[conn] = takeover{ev.Time, true, forced, c.trait.Hold == "messages" && many}
 		if c.drove.note("proof by " + ev.Switchover.Proof); forced {
 			c.drove.note("cut without proof")
 		}
