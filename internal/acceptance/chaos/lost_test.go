@@ -122,7 +122,7 @@ func (c *chaos) askedAgain(topic string, on onSpan) bool {
 // rejectedBy reports whether the server had rejected the topic, and had it nowhere at that time.
 func (c *chaos) rejectedBy(topic string, history []onSpan, at time.Time, sp span) bool {
 	for _, on := range history {
-		if sp.mine(on.conn) && on.has(at) && on.has(at.Add(2*c.skew)) { // else what it had to send was lost with it
+		if sp.mine(on.conn) && on.on.Before(at) && on.has(at) && on.has(at.Add(2*c.skew)) { // else what it had to send was lost with it
 			return false
 		}
 	}
