@@ -97,19 +97,22 @@ func (p plant) grow(o huntOptions) (row string, caught bool, err error) {
 			return "", false, err
 		}
 	}
-	outside, err := acceptance(o.root)
+	dirs, err := p.suites(o)
 	if err != nil {
 		return "", false, err
 	}
 	programs := make(suites)
-	for _, dir := range append([]string{"."}, outside...) {
+	for _, dir := range dirs {
 		if programs[dir], err = ov.compile(dir); err != nil {
 			return "", false, fmt.Errorf("%s: %w", p.name, err)
 		}
 	}
-	chaos, other := "nothing", "nothing"
-	if out, err := programs[chaosSuite].run(nil, 2*time.Minute, "-test.short=false", "-test.run", "^TestChaos$", "-seeds", "12"); err != nil {
-		caught, chaos = true, invariants(out, err)
+	chaos, other := "not asked", "nothing"
+	if soak, ok := programs[chaosSuite]; ok {
+		chaos = "nothing"
+		if out, err := soak.run(nil, 2*time.Minute, "-test.short=false", "-test.run", "^TestChaos$", "-seeds", "12"); err != nil {
+			caught, chaos = true, invariants(out, err)
+		}
 	}
 	for _, run := range []string{p.tests, "."} {
 		for _, dir := range sortedKeys(programs) {
@@ -123,6 +126,25 @@ func (p plant) grow(o huntOptions) (row string, caught bool, err error) {
 		}
 	}
 	return fmt.Sprintf("| %s | %s | %s |", p.name, chaos, other), caught, nil
+}
+
+// suites are the directories of the tests that are asked about the plant: those of the root, those that see the library from
+// outside, and those that stand beside a file that it changes, as far as the caller wants them.
+func (p plant) suites(o huntOptions) (dirs []string, err error) {
+	outside, err := acceptance(o.root)
+	if err != nil {
+		return nil, err
+	}
+	wanted, err := regexp.Compile(o.suites)
+	if err != nil {
+		return nil, err
+	}
+	dirs = append(outside, ".")
+	for _, e := range p.edits {
+		dirs = append(dirs, filepath.Dir(e.file))
+	}
+	slices.Sort(dirs)
+	return slices.DeleteFunc(slices.Compact(dirs), func(dir string) bool { return !wanted.MatchString(dir) }), nil
 }
 
 var invariantMark = regexp.MustCompile(`(?m)^\s+\S+_test\.go:\d+: (I\d+|[^:\n]{1,60})`)

@@ -139,4 +139,46 @@ var plants = []plant{
 	{"the old connection goes on writing nothing after a switchover that failed", "Fail|Untouched|Switchover", []replacement{
 		{"change.go", "\tch.thaw()\n\tif ch.next != nil {\n\t\tch.next.end(err)", "\tif ch.next != nil {\n\t\tch.next.end(err)"},
 	}},
+	{"a topic that was unsubscribed just now is proven by data that is late", "Settle|Late|Proof|Proven|Again", []replacement{
+		{"claims.go", "c.again = c.again || p.dropDepartureLocked(s)", "p.dropDepartureLocked(s)"},
+	}},
+	{"what was proven before a topic was asked for again ends its gap", "Gap|Again|Claims", []replacement{
+		{"claims.go", "\t\tdelete(p.told, s)\n\t\tif len(p.refused) > 0 {", "\t\tif len(p.refused) > 0 {"},
+	}},
+	{"a request that is unanswered for the first time is not waited for", "Ack|Timeout|Repeat", []replacement{
+		{"claims.go", "failed := p.overdueLocked(c, now) && c.tries > 1; !failed", "failed := p.overdueLocked(c, now); !failed"},
+	}},
+	{"Linger counts from the opening of the new connection, not from its last proof", "Linger|Proof", []replacement{
+		{"claims.go", "\tp.last = time.Now()\n\tif p.acks {", "\tif p.acks {"},
+	}},
+	{"a new connection that answered all but one topic is taken for dead", "Ignored|Dead|Ack|Reject", []replacement{
+		{"claims.go", "if !p.acks || p.heard.Load() {", "if !p.acks {"},
+	}},
+	{"the bench remembers its pauses when the host lets somebody in", "Bench", []replacement{
+		{"internal/gate/bench.go", "\t\tb.n, b.due = 0, now\n\t\tback := ", "\t\tb.due = now\n\t\tback := "},
+	}},
+	{"what a switchover met shuts the door for those who are down", "TooMany|Urgency|Routine|Switchover", []replacement{
+		{"internal/gate/breaker.go", "own := &d.busy[t.class]", "own := &d.busy[Down]"},
+	}},
+	{"failures count though a success came between them", "Breaker|Row|Threshold", []replacement{
+		{"internal/gate/breaker.go", "\td.failed = 0\n\tif d.down.shut {", "\tif d.down.shut {"},
+	}},
+	{"a shorter Retry-After takes back a longer one", "Retry", []replacement{
+		{"internal/gate/breaker.go", "; until.After(in.next) {", "; until.After(now) {"},
+	}},
+	{"the pause of a host that says \"too many\" grows at once to a quarter of an hour", "Ladder|TooMany|429", []replacement{
+		{"internal/gate/ladder.go", "double(time.Minute, n-11, 15*time.Minute)", "double(time.Minute, n-1, 15*time.Minute)"},
+	}},
+	{"nobody looks when a dial has become old and leaves its place", "Width|Old|Hang", []replacement{
+		{"internal/gate/door.go", "\t\tif waits || t.probes.down && !t.judged {\n", "\t\tif t.probes.down && !t.judged {\n"},
+	}},
+	{"a probe that was cancelled costs the next one its pause", "Probe|Cancel", []replacement{
+		{"internal/gate/door.go", "\t\t\td.down.next = now // it", "\t\t\td.down.next = later(d.down.next, now) // it"},
+	}},
+	{"the shard that failed most goes as the probe", "Probe|Steadiest", []replacement{
+		{"internal/gate/line.go", "== (best.shard == last) && t.failed < best.failed:", "== (best.shard == last) && t.failed > best.failed:"},
+	}},
+	{"a switchover whose dial failed keeps its turn", "Turn", []replacement{
+		{"internal/gate/gate.go", "\t\tt.hasTurn, t.needsTurn = false, true\n\t\tg.turns.used--\n\t\tg.unlockAll()\n", "\t\tt.hasTurn, t.needsTurn = false, true\n\t\tg.unlockAll()\n"},
+	}},
 }
