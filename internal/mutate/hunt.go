@@ -25,7 +25,7 @@ type huntOptions struct {
 	most       int
 	from       int    // of the plants
 	suites     string // a plant asks those that match it
-	again      bool // the survivors of earlier hunts
+	again      bool   // the survivors of earlier hunts
 	workers    int
 }
 

@@ -172,13 +172,34 @@ var plants = []plant{
 	{"nobody looks when a dial has become old and leaves its place", "Width|Old|Hang", []replacement{
 		{"internal/gate/door.go", "\t\tif waits || t.probes.down && !t.judged {\n", "\t\tif t.probes.down && !t.judged {\n"},
 	}},
-	{"a probe that was cancelled costs the next one its pause", "Probe|Cancel", []replacement{
-		{"internal/gate/door.go", "\t\t\td.down.next = now // it", "\t\t\td.down.next = later(d.down.next, now) // it"},
+	{"a probe that was cancelled counts as one that failed", "Probe|Cancel", []replacement{
+		{"internal/gate/door.go", "\t\t\td.down.next = now // it", "\t\t\td.downAgain(t) // it"},
+	}},
+	{"a host that says \"too many\" is asked no sooner after a probe that was cancelled", "Probe|Cancel", []replacement{
+		{"internal/gate/breaker.go", "\t\tcase r.Verdict == Unknown:\n\t\t\tl.next = now\n", ""},
 	}},
 	{"the shard that failed most goes as the probe", "Probe|Steadiest", []replacement{
 		{"internal/gate/line.go", "== (best.shard == last) && t.failed < best.failed:", "== (best.shard == last) && t.failed > best.failed:"},
 	}},
 	{"a switchover whose dial failed keeps its turn", "Turn", []replacement{
 		{"internal/gate/gate.go", "\t\tt.hasTurn, t.needsTurn = false, true\n\t\tg.turns.used--\n\t\tg.unlockAll()\n", "\t\tt.hasTurn, t.needsTurn = false, true\n\t\tg.unlockAll()\n"},
+	}},
+	{"a peer that closed before the new connection was ready, unseen by a reader that was behind, closed after it", "Gap|Behind", []replacement{
+		{"board.go", "return until != 0 && b.conn", "return until < 0 && b.conn"},
+	}},
+	{"Stop leaves the gaps open", "Gap|Stop", []replacement{
+		{"shard.go", "\ts.tellGaps(s.gaps.end(), 0)\n", ""},
+	}},
+	{"topics that the cutover did not wait for have no gap", "Gap|Churn|Unproven", []replacement{
+		{"change.go", "\tdefault:\n\t\tch.openGapOfUnproven()\n\t}", "\t}"},
+	}},
+	{"a topic that was taken back and wanted anew is proven by what was proven before", "Gap|Churn|Unproven", []replacement{
+		{"told.go", "return ok && t.num >= num", "return ok"},
+	}},
+	{"the gap of a topic that was wanted anew ends with the proof of the request before", "Gap|Churn|Unproven", []replacement{
+		{"change.go", "\t\t\tg.open[sub] = num\n", ""},
+	}},
+	{"a routine switchover asks for its instant when it must be over", "Lead|Lifetime|Rotation", []replacement{
+		{"internal/gate/gate.go", "max(0, min(3, g.shards-1))", "max(0, min(0, g.shards-1))"},
 	}},
 }
