@@ -134,6 +134,9 @@ var plants = []plant{
 		{"cutover.go", "case p.ready, !p.goalAt.IsZero(), p.full, brings:", "case p.ready, !p.goalAt.IsZero(), p.full && brings:"},
 	}},
 	{"a set that keeps changing is waited for without end", "Churn|Restless|Change", []replacement{
+		{"cutover.go", "return p.stillAt.IsZero() && !p.goalAt.IsZero() && (late", "return !p.stillAt.IsZero() && !p.goalAt.IsZero() && (late"},
+	}},
+	{"the old connection is kept still before the new one has proven what was wanted at first", "JudgeCutover|LastProof", []replacement{
 		{"cutover.go", "return p.stillAt.IsZero() && !p.goalAt.IsZero() && (late", "return p.stillAt.IsZero() && p.goalAt.IsZero() && (late"},
 	}},
 	{"the old connection goes on writing nothing after a switchover that failed", "Fail|Untouched|Switchover", []replacement{
@@ -201,5 +204,8 @@ var plants = []plant{
 	}},
 	{"a routine switchover asks for its instant when it must be over", "Lead|Lifetime|Rotation", []replacement{
 		{"internal/gate/gate.go", "max(0, min(3, g.shards-1))", "max(0, min(0, g.shards-1))"},
+	}},
+	{"a connection lives as long as it may, and then waits for its instant", "Lifetime|Rotation", []replacement{
+		{"switchover.go", "early := min(float64(s.run.gate.Lead()), float64(d)/10)", "early := 0 * min(float64(s.run.gate.Lead()), float64(d)/10)"},
 	}},
 }

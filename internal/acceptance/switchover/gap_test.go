@@ -231,3 +231,30 @@ func TestGapOfWhatIsWantedAnew(t *testing.T) {
 		})
 	}
 }
+
+// TestGapOfWhatIsAskedForOnceMore: what the new connection was refused and has asked for once more before the old one is lost is missed
+// until that request is answered. The refusal is no end of it: it was given to the request before.
+func TestGapOfWhatIsAskedForOnceMore(t *testing.T) {
+	harness.Bubble(t, harness.NoJitter(), harness.NewCourtier, func(w *harness.World) {
+		w.Launch("a", "b")
+		w.Answer("ack 0 +a,b")
+		harness.After(time.Second)
+		c := w.Hot(0)
+		w.Answer("ack 0 +b -a")
+		harness.After(10 * time.Millisecond)
+		w.M.Resubscribe("a")
+		harness.After(10 * time.Millisecond)
+		w.Srv.Conn(0).Send("a:1")
+		last := time.Now()
+		w.WantWritten("+a,b", "+a")
+		w.Srv.Conn(0).Reset()
+		<-c.Done
+		harness.After(time.Second)
+		w.WantNoGap()
+		w.Answer("ack 0 +a")
+		w.WantGap(last, time.Now(), "a", "b")
+		if c.Err != nil {
+			t.Error(c.Err)
+		}
+	})
+}
