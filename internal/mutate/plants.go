@@ -197,7 +197,7 @@ var plants = []plant{
 		{"change.go", "\tdefault:\n\t\tch.openGapOfUnproven()\n\t}", "\t}"},
 	}},
 	{"a topic that was taken back and wanted anew is proven by what was proven before", "WantedAnew", []replacement{
-		{"told.go", "return ok && t.num >= num", "return ok"},
+		{"told.go", "return ok && t.num >= num", "return ok && t.num >= min(t.num, num)"},
 	}},
 	{"the gap of a topic that was wanted anew ends with the proof of the request before", "WantedAnew", []replacement{
 		{"change.go", "\t\t\tg.open[sub] = num\n", ""},
