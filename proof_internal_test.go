@@ -336,3 +336,23 @@ func TestGapOfATopicThatIsRejected(t *testing.T) {
 		}
 	})
 }
+
+// TestALostConnectionEndsNoGapOfItsOwn: what a connection had proven before it was lost says nothing of what is missed since then,
+// be it told ever so late. The next one ends the gap.
+func TestALostConnectionEndsNoGapOfItsOwn(t *testing.T) {
+	gs := &gaps[string]{}
+	proves := func(gen uint64) (over []*gap[string]) {
+		c := newCourt(t, true)
+		c.p.tell(true)
+		c.wrote(1, 0, "a")
+		c.answer(Ack[string]{Confirmed: names{"a"}}, names{"a"}, nil)
+		return gs.proven(c.p, gen)
+	}
+	gs.miss(&gap[string]{after: 3, open: map[string]uint64{}}, names{"a"}, func(string) bool { return true })
+	if over := proves(3); len(over) != 0 {
+		t.Error("generation 3 ended the gap of its own loss")
+	}
+	if over := proves(4); len(over) != 1 || gs.some.Load() {
+		t.Errorf("generation 4 ended %d gaps, want 1", len(over))
+	}
+}

@@ -357,3 +357,58 @@ func TestNearABudget(t *testing.T) {
 		}
 	})
 }
+
+// A success from the bench ends its pauses: the next one tries at once, and whoever comes after a refusal waits for the first pause,
+// not for the one that the bench had come to.
+func TestBenchPausesBeginAnew(t *testing.T) {
+	gateTest(t, defaults, func(s *street) {
+		var all []*guest
+		for shard := range 10 {
+			s.again("", shard, Down).leave(NotYou)
+		}
+		for shard := range 10 {
+			all = append(all, s.again(fmt.Sprint(shard), shard, Down))
+		}
+		for i, wait := range seconds(1, 2, 4, 8, 10, 10) {
+			time.Sleep(wait - 1)
+			s.wantIn(all)
+			time.Sleep(1)
+			s.wantIn(all, fmt.Sprint(i))
+			all[i].leave(NotYou)
+		}
+		time.Sleep(10 * time.Second)
+		all[6].leave(Up)
+		s.wantIn(all, "7")
+		all[7].leave(NotYou)
+		time.Sleep(time.Second - 1)
+		s.wantIn(all)
+		time.Sleep(1)
+		s.wantIn(all, "8")
+	})
+}
+
+// A routine switchover asks for its instant earlier than it must be over, by the slots of three others that may be before it, where
+// there are as many.
+func TestLead(t *testing.T) {
+	rules := defaults
+	for _, c := range []struct {
+		interval time.Duration
+		shards   int
+		want     time.Duration
+	}{
+		{time.Hour, 10, 3 * 90 * time.Second},
+		{time.Hour, 4, 3 * 225 * time.Second},
+		{time.Hour, 2, 450 * time.Second}, // there is but one other
+		{time.Hour, 1, 0},
+		{time.Hour, 0, 0},
+		{-1, 10, 0}, // nothing rotates
+	} {
+		rules.Interval = c.interval
+		gateTest(t, rules, func(s *street) {
+			s.g.Resize(c.shards, 4)
+			if got := s.g.Lead(); got != c.want {
+				t.Errorf("%d shards, every %v: asked for %v earlier, want %v", c.shards, c.interval, got, c.want)
+			}
+		})
+	}
+}

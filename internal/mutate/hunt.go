@@ -23,8 +23,9 @@ type huntOptions struct {
 	budget     time.Duration
 	each       time.Duration
 	most       int
-	from       int  // of the plants
-	again      bool // the survivors of earlier hunts
+	from       int    // of the plants
+	suites     string // a plant asks those that match it
+	again      bool   // the survivors of earlier hunts
 	workers    int
 }
 

@@ -2,6 +2,7 @@
 // them: a mutant that no test notices is either a test that is missing, or one that SURVIVORS.md explains.
 //
 //	go run . -plants                  the mistakes that plants.go has by hand: each one applied, and what catches it
+//	go run . -plants -from 30 -suites '^\.$|gaps$'   from the 31st on, asked of the tests of the root and of .../gaps only
 //	go run . -budget 4m               mutants, drawn by -seed, for four minutes; the next call goes on where this one stopped
 //	go run . -budget 4m -again        and first tries the survivors of earlier hunts once more: after tests were added
 //	go run . -budget 4m -only gate    those of the files whose path has "gate" in it
@@ -32,6 +33,7 @@ func main() {
 	flag.StringVar(&o.root, "root", "../..", "the library")
 	flag.StringVar(&o.work, "work", filepath.Join(os.TempDir(), "wsshard-mutants"), "where results are kept")
 	flag.StringVar(&o.only, "only", "", "only files, or plants, with this in their name")
+	flag.StringVar(&o.suites, "suites", "", "of a plant ask only the tests of directories that match this; the root is \".\"")
 	flag.Uint64Var(&o.seed, "seed", 1, "which mutants come first")
 	flag.DurationVar(&o.budget, "budget", 4*time.Minute, "begin no mutant after so long")
 	flag.DurationVar(&o.each, "each", 20*time.Second, "of tests for one mutant, the quick ones first")

@@ -97,32 +97,69 @@ func (p plant) grow(o huntOptions) (row string, caught bool, err error) {
 			return "", false, err
 		}
 	}
-	outside, err := acceptance(o.root)
+	dirs, err := p.suites(o)
 	if err != nil {
 		return "", false, err
 	}
-	programs := make(suites)
-	for _, dir := range append([]string{"."}, outside...) {
-		if programs[dir], err = ov.compile(dir); err != nil {
-			return "", false, fmt.Errorf("%s: %w", p.name, err)
+	ask := p.asker(ov)
+	chaos := "not asked"
+	if slices.Contains(dirs, chaosSuite) {
+		out, failed, err := ask(chaosSuite, 2*time.Minute, "-test.short=false", "-test.run", "^TestChaos$", "-seeds", "12")
+		if err != nil {
+			return "", false, err
 		}
-	}
-	chaos, other := "nothing", "nothing"
-	if out, err := programs[chaosSuite].run(nil, 2*time.Minute, "-test.short=false", "-test.run", "^TestChaos$", "-seeds", "12"); err != nil {
-		caught, chaos = true, invariants(out, err)
+		if chaos = "nothing"; failed != nil {
+			caught, chaos = true, invariants(out, failed)
+		}
 	}
 	for _, run := range []string{p.tests, "."} {
-		for _, dir := range sortedKeys(programs) {
-			if out, err := programs[dir].run(nil, 3*time.Minute, "-test.run", run, "-test.skip", "^TestChaos$"); err != nil {
-				caught, other = true, culprit(out, err)
-				break
+		for _, dir := range dirs {
+			out, failed, err := ask(dir, 3*time.Minute, "-test.run", run, "-test.skip", "^TestChaos$")
+			if err != nil {
+				return "", false, err
+			}
+			if failed != nil {
+				return fmt.Sprintf("| %s | %s | %s |", p.name, chaos, culprit(out, failed)), true, nil
 			}
 		}
-		if other != "nothing" {
-			break
-		}
 	}
-	return fmt.Sprintf("| %s | %s | %s |", p.name, chaos, other), caught, nil
+	return fmt.Sprintf("| %s | %s | nothing |", p.name, chaos), caught, nil
+}
+
+// asker returns a function that runs tests of a directory, and compiles them before the first. failed says how they ended, if
+// not well.
+func (p plant) asker(ov *overlay) func(dir string, limit time.Duration, args ...string) (out string, failed, err error) {
+	programs := make(suites)
+	return func(dir string, limit time.Duration, args ...string) (out string, failed, err error) {
+		program, ok := programs[dir]
+		if !ok {
+			if program, err = ov.compile(dir); err != nil {
+				return "", nil, fmt.Errorf("%s: %w", p.name, err)
+			}
+			programs[dir] = program
+		}
+		out, failed = program.run(nil, limit, args...)
+		return out, failed, nil
+	}
+}
+
+// suites are the directories of the tests that are asked about the plant: those of the root, those that see the library from
+// outside, and those that stand beside a file that it changes, as far as the caller wants them.
+func (p plant) suites(o huntOptions) (dirs []string, err error) {
+	outside, err := acceptance(o.root)
+	if err != nil {
+		return nil, err
+	}
+	wanted, err := regexp.Compile(o.suites)
+	if err != nil {
+		return nil, err
+	}
+	dirs = append(outside, ".")
+	for _, e := range p.edits {
+		dirs = append(dirs, filepath.Dir(e.file))
+	}
+	slices.Sort(dirs)
+	return slices.DeleteFunc(slices.Compact(dirs), func(dir string) bool { return !wanted.MatchString(dir) }), nil
 }
 
 var invariantMark = regexp.MustCompile(`(?m)^\s+\S+_test\.go:\d+: (I\d+|[^:\n]{1,60})`)

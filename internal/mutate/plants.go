@@ -109,22 +109,22 @@ var plants = []plant{
 	{"what a Goexit left unread is taken for read", "WhatAGoexitLeaves", []replacement{
 		{"read.go", "if !signs.Current || !returned {", "if !signs.Current && returned {"},
 	}},
-	{"a gap forgets what was let go of since the last frame", "Gap", []replacement{
+	{"a gap forgets what was let go of since the last frame", "GapOfTheUnsubscribed", []replacement{
 		{"gap.go", "\t\tif !o.at.Before(from) || o.overdue", "\t\tif !o.at.Before(from) && len(named) < 0 || o.overdue"},
 	}},
-	{"a gap begins with the last frame, as if nothing lagged behind it", "Gap", []replacement{
+	{"a gap begins with the last frame, as if nothing lagged behind it", "GapEndsWithAcks|LateData", []replacement{
 		{"gap.go", "\tfrom := l.from.Add(-linger)\n", "\tfrom := l.from\n"},
 	}},
-	{"Sure is From: the network held nothing back", "Gap|Sure", []replacement{
+	{"Sure is From: the network held nothing back", "GapIsSure", []replacement{
 		{"gap.go", "sure: first(from, l.sure.Add(-linger))", "sure: from"},
 	}},
-	{"a connection that was lost itself ends the gap of its loss", "Gap", []replacement{
+	{"a connection that was lost itself ends the gap of its loss", "LostConnection", []replacement{
 		{"gap.go", "\t\t\tif g.after < gen && t.num", "\t\t\tif g.after <= gen && t.num"},
 	}},
-	{"topics leave a shard that is down, and their gap stays behind", "Gap", []replacement{
+	{"topics leave a shard that is down, and their gap stays behind", "LeaveAParkedShard", []replacement{
 		{"gap.go", "if down && len(gone) > 0 && len(g.open) > 0 {", "if !down && len(gone) > 0 && len(g.open) > 0 {"},
 	}},
-	{"a cutover without proof has no gap", "Hold|Timeout|Switchover", []replacement{
+	{"a cutover without proof has no gap", "GapOfSwitchover", []replacement{
 		{"change.go", "case ch.report.Proof == \"none\", !cur.readToEnd.Load():", "case !cur.readToEnd.Load():"},
 	}},
 	{"Timeout cuts over as if Linger had passed", "Timeout|Judge|Proof", []replacement{
@@ -134,9 +134,78 @@ var plants = []plant{
 		{"cutover.go", "case p.ready, !p.goalAt.IsZero(), p.full, brings:", "case p.ready, !p.goalAt.IsZero(), p.full && brings:"},
 	}},
 	{"a set that keeps changing is waited for without end", "Churn|Restless|Change", []replacement{
+		{"cutover.go", "return p.stillAt.IsZero() && !p.goalAt.IsZero() && (late", "return !p.stillAt.IsZero() && !p.goalAt.IsZero() && (late"},
+	}},
+	{"the old connection is kept still before the new one has proven what was wanted at first", "JudgeCutover|LastProof", []replacement{
 		{"cutover.go", "return p.stillAt.IsZero() && !p.goalAt.IsZero() && (late", "return p.stillAt.IsZero() && p.goalAt.IsZero() && (late"},
 	}},
-	{"the old connection goes on writing nothing after a switchover that failed", "Fail|Untouched|Switchover", []replacement{
+	{"the old connection goes on writing nothing after a switchover that failed", "TheOldWritesAgain", []replacement{
 		{"change.go", "\tch.thaw()\n\tif ch.next != nil {\n\t\tch.next.end(err)", "\tif ch.next != nil {\n\t\tch.next.end(err)"},
+	}},
+	{"a topic that was unsubscribed just now is proven by data that is late", "LateDataProvesNothing", []replacement{
+		{"claims.go", "c.again = c.again || p.dropDepartureLocked(s)", "p.dropDepartureLocked(s)"},
+	}},
+	{"what was proven before a topic was asked for again ends its gap", "AskedForOnceMore", []replacement{
+		{"claims.go", "\t\tdelete(p.told, s)\n\t\tif len(p.refused) > 0 {", "\t\tif len(p.refused) > 0 {"},
+	}},
+	{"a request that is unanswered for the first time is not waited for", "IsWaitedForTwice", []replacement{
+		{"claims.go", "failed := p.overdueLocked(c, now) && c.tries > 1; !failed", "failed := p.overdueLocked(c, now); !failed"},
+	}},
+	{"Linger counts from the opening of the new connection, not from its last proof", "LingerFromTheLastProof", []replacement{
+		{"claims.go", "\tp.last = time.Now()\n\tif p.acks {", "\tif p.acks {"},
+	}},
+	{"a new connection that answered all but one topic is taken for dead", "TimeoutTies", []replacement{
+		{"claims.go", "if !p.acks || p.heard.Load() {", "if !p.acks {"},
+	}},
+	{"the bench remembers its pauses when the host lets somebody in", "BenchPauses", []replacement{
+		{"internal/gate/bench.go", "\t\tb.n, b.due = 0, now\n\t\tback := ", "\t\tb.due = now\n\t\tback := "},
+	}},
+	{"what a switchover met shuts the door for those who are down", "RetryAfter", []replacement{
+		{"internal/gate/breaker.go", "own := &d.busy[t.class]", "own := &d.busy[Down]"},
+	}},
+	{"failures count though a success came between them", "DownCounts", []replacement{
+		{"internal/gate/breaker.go", "\td.failed = 0\n\tif d.down.shut {", "\tif d.down.shut {"},
+	}},
+	{"a shorter Retry-After takes back a longer one", "LaterRetryAfter", []replacement{
+		{"internal/gate/breaker.go", "; until.After(in.next) {", "; until.After(now) {"},
+	}},
+	{"the pause of a host that says \"too many\" grows at once to a quarter of an hour", "Ladders", []replacement{
+		{"internal/gate/ladder.go", "double(time.Minute, n-11, 15*time.Minute)", "double(time.Minute, n-1, 15*time.Minute)"},
+	}},
+	{"nobody looks when a dial has become old and leaves its place", "Width", []replacement{
+		{"internal/gate/door.go", "\t\tif waits || t.probes.down && !t.judged {\n", "\t\tif t.probes.down && !t.judged {\n"},
+	}},
+	{"a probe that was cancelled counts as one that failed", "CancelledProbe", []replacement{
+		{"internal/gate/door.go", "\t\t\td.down.next = now // it", "\t\t\td.downAgain(t) // it"},
+	}},
+	{"a host that says \"too many\" is asked no sooner after a probe that was cancelled", "CancelledProbe", []replacement{
+		{"internal/gate/breaker.go", "\t\tcase r.Verdict == Unknown:\n\t\t\tl.next = now\n", ""},
+	}},
+	{"the shard that failed most goes as the probe", "WhoProbes", []replacement{
+		{"internal/gate/line.go", "== (best.shard == last) && t.failed < best.failed:", "== (best.shard == last) && t.failed > best.failed:"},
+	}},
+	{"a switchover whose dial failed keeps its turn", "Turns", []replacement{
+		{"internal/gate/gate.go", "\t\tt.hasTurn, t.needsTurn = false, true\n\t\tg.turns.used--\n\t\tg.unlockAll()\n", "\t\tt.hasTurn, t.needsTurn = false, true\n\t\tg.unlockAll()\n"},
+	}},
+	{"a peer that closed before the new connection was ready, unseen by a reader that was behind, closed after it", "ClosedEarly", []replacement{
+		{"board.go", "return until != 0 && b.conn", "return until < 0 && b.conn"},
+	}},
+	{"Stop leaves the gaps open", "EndsWithStop", []replacement{
+		{"shard.go", "\ts.tellGaps(s.gaps.end(), 0)\n", ""},
+	}},
+	{"topics that the cutover did not wait for have no gap", "WantedAnew", []replacement{
+		{"change.go", "\tdefault:\n\t\tch.openGapOfUnproven()\n\t}", "\t}"},
+	}},
+	{"a topic that was taken back and wanted anew is proven by what was proven before", "WantedAnew", []replacement{
+		{"told.go", "return ok && t.num >= num", "return ok && t.num >= min(t.num, num)"},
+	}},
+	{"the gap of a topic that was wanted anew ends with the proof of the request before", "WantedAnew", []replacement{
+		{"change.go", "\t\t\tg.open[sub] = num\n", ""},
+	}},
+	{"a routine switchover asks for its instant when it must be over", "Lead", []replacement{
+		{"internal/gate/gate.go", "max(0, min(3, g.shards-1))", "max(0, min(0, g.shards-1))"},
+	}},
+	{"a connection lives as long as it may, and then waits for its instant", "LeavesTimeForOthers", []replacement{
+		{"switchover.go", "early := min(float64(s.run.gate.Lead()), float64(d)/10)", "early := 0 * min(float64(s.run.gate.Lead()), float64(d)/10)"},
 	}},
 }

@@ -2,6 +2,7 @@ package gaps
 
 import (
 	"context"
+	"slices"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -308,4 +309,54 @@ func TestGapOfSwitchover(t *testing.T) {
 			t.Errorf("gaps: %+v", ev)
 		}
 	})
+}
+
+// Stop ends all gaps that are open, and tells of them: whether the shard is being asked to prove their topics, waits for its next
+// attempt, or is parked. What came while nobody could prove it is in them, up to Stop.
+func TestGapEndsWithStop(t *testing.T) {
+	for name, tt := range map[string]struct {
+		attempts int
+		state    wsshard.ShardState
+		after    func(w *harness.World) // the loss
+	}{
+		"unproven": {0, wsshard.ShardConnected, func(w *harness.World) { w.Srv.Conn(0).Kill() }},
+		"down":     {0, wsshard.ShardBackoff, func(w *harness.World) { w.Srv.Down() }},
+		"parked":   {1, wsshard.ShardParked, func(w *harness.World) { w.Srv.Down() }},
+	} {
+		t.Run(name, func(t *testing.T) {
+			cfg := harness.NoJitter()
+			cfg.Connection.MaxConnectAttempts, cfg.Connection.CircuitBreakerThreshold = tt.attempts, -1
+			cfg.Subscribe.AckTimeout = harness.Off
+			harness.Bubble(t, cfg, harness.WithTagAcks, func(w *harness.World) {
+				w.Topics.Ack(true)
+				w.Start("a", "b")
+				harness.After(time.Second)
+				last := time.Now()
+				w.Topics.Publish("a", "1")
+				harness.After(time.Second)
+				w.Topics.Ack(false)
+				tt.after(w)
+				harness.After(9 * time.Second)
+				w.WantState(0, tt.state)
+				w.WantNoGap()
+				w.M.Unsubscribe("b") // nobody waits for it any more: where the shard is down it takes its part along
+				w.App.TakeEvents()
+				if err := w.M.Stop(context.Background()); err != nil {
+					t.Fatal(err)
+				}
+				evs := w.App.TakeEvents(wsshard.EventGap, wsshard.EventStopped)
+				if len(evs) != 2 || evs[0].Kind != wsshard.EventGap || evs[1].Kind != wsshard.EventStopped {
+					t.Fatalf("Stop told %+v, want a gap, and that it has stopped", evs)
+				}
+				want := []string{"a"}
+				if tt.state == wsshard.ShardConnected {
+					want = append(want, "b")
+				}
+				slices.Sort(evs[0].Subs)
+				if ev := evs[0]; !ev.From.Equal(last.Add(-harness.DefaultLinger)) || !ev.To.Equal(time.Now()) || !slices.Equal(ev.Subs, want) {
+					t.Errorf("gap from %v to %v of %q, want %v to %v of %q", ev.From, ev.To, ev.Subs, last.Add(-harness.DefaultLinger), time.Now(), want)
+				}
+			})
+		})
+	}
 }

@@ -136,6 +136,37 @@ func wantUntouched(w *harness.World) {
 	}
 }
 
+// TestTheOldWritesAgainAfterAFailure: an old connection that was kept from writing, so that the new one could catch up, writes again
+// when the new one has failed: first what was wanted meanwhile.
+func TestTheOldWritesAgainAfterAFailure(t *testing.T) {
+	harness.Bubble(t, harness.NoJitter(), harness.WithTagAcks, func(w *harness.World) {
+		w.Topics.Ack(true)
+		w.Start("a")
+		harness.After(time.Second)
+		c := w.Hot(0)
+		w.Topics.Ack(false)
+		w.Subscribe("x") // it is not answered: the new connection is not ready
+		harness.After(4*harness.DefaultLinger + 10*time.Millisecond)
+		w.WantWire(0, "+a", "+x")
+		w.Subscribe("y")
+		harness.After(time.Second)
+		w.WantWire(0) // it is kept still
+		w.WantWire(1, "+a", "+x", "+y")
+		w.Srv.Conn(1).Reset()
+		<-c.Done
+		if c.Err == nil {
+			t.Error("the switchover did not fail")
+		}
+		harness.After(time.Second)
+		w.WantWire(0, "+y")
+		w.Subscribe("z")
+		harness.After(time.Second)
+		w.WantWire(0, "+z")
+		w.WantTopics("a", "x", "y", "z")
+		w.WantNoGap()
+	})
+}
+
 // TestOldIsLost: a switchover whose old connection is lost goes on where it can, as a shard that is down.
 func TestOldIsLost(t *testing.T) {
 	kill := func(w *harness.World) { w.Srv.Conn(0).Reset() }

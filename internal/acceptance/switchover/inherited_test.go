@@ -10,6 +10,7 @@ import (
 
 	"github.com/seed-829c304d/wsshard"
 	"github.com/seed-829c304d/wsshard/internal/acceptance/harness"
+	"github.com/seed-829c304d/wsshard/internal/wstest"
 )
 
 // This file answers: what of a connection's promises passes to the next one, and what does not?
@@ -124,32 +125,43 @@ func TestPlacesAreFreeOnTheNextConnection(t *testing.T) {
 // TestWhatADrainLeavesUnreadIsMissed: where the old connection of a switchover closed as it should, but a slow handler left some
 // of what it had brought unread, that lies in a gap.
 func TestWhatADrainLeavesUnreadIsMissed(t *testing.T) {
-	cfg := harness.NoJitter()
-	cfg.Switchover.DrainTimeout = 100 * time.Millisecond
-	harness.Bubble(t, cfg, harness.WithTagAcks, func(w *harness.World) {
-		w.App.Message = func(_ context.Context, msg wsshard.Message, _ wsshard.ConnectionState) {
-			if msg.String() == "a:slow" {
-				time.Sleep(3 * time.Second) // more than ten times DrainTimeout
-			}
-		}
-		w.Topics.Ack(true)
-		w.Start("a")
-		harness.After(time.Second)
-		c := w.Hot(0)
-		harness.After(240 * time.Millisecond)
-		w.Srv.Conn(0).Send("a:slow")
-		w.Srv.Conn(0).Send("a:lost")
-		sent := time.Now()
-		<-c.Done
-		harness.After(time.Second)
-		evs := w.App.TakeEvents(wsshard.EventGap)
-		if len(evs) != 1 || evs[0].From.After(sent) || !slices.Equal(evs[0].Subs, []string{"a"}) {
-			t.Errorf("gaps %+v, want one of a, from %v at the latest", evs, sent)
-		}
-		if c.Err != nil || slices.Contains(w.App.Take(), "a:lost") {
-			t.Errorf("HotSwitchover: %v, and nothing was left unread", c.Err)
-		}
-	})
+	for name, sends := range map[string]func(p *wstest.Peer){
+		"in the socket": func(p *wstest.Peer) {
+			p.Send("a:slow")
+			p.Send("a:lost")
+		},
+		"read already, and the close frame with it": func(p *wstest.Peer) { // one packet
+			p.Net().Write([]byte("\x81\x06a:slow\x81\x06a:lost\x88\x02\x03\xe8"))
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			cfg := harness.NoJitter()
+			cfg.Switchover.DrainTimeout = 100 * time.Millisecond
+			harness.Bubble(t, cfg, harness.WithTagAcks, func(w *harness.World) {
+				w.App.Message = func(_ context.Context, msg wsshard.Message, _ wsshard.ConnectionState) {
+					if msg.String() == "a:slow" {
+						time.Sleep(3 * time.Second) // more than ten times DrainTimeout
+					}
+				}
+				w.Topics.Ack(true)
+				w.Start("a")
+				harness.After(time.Second)
+				c := w.Hot(0)
+				harness.After(240 * time.Millisecond)
+				sends(w.Srv.Conn(0))
+				sent := time.Now()
+				<-c.Done
+				harness.After(time.Second)
+				evs := w.App.TakeEvents(wsshard.EventGap)
+				if len(evs) != 1 || evs[0].From.After(sent) || !slices.Equal(evs[0].Subs, []string{"a"}) {
+					t.Errorf("gaps %+v, want one of a, from %v at the latest", evs, sent)
+				}
+				if c.Err != nil || slices.Contains(w.App.Take(), "a:lost") {
+					t.Errorf("HotSwitchover: %v, and nothing was left unread", c.Err)
+				}
+			})
+		})
+	}
 }
 
 // TestWhatAGoexitLeavesUnreadIsMissed: a gap begins where the reader was when a callback took its goroutine away, not with the

@@ -107,6 +107,31 @@ func TestTimeoutTies(t *testing.T) {
 	})
 }
 
+// TestARequestIsWaitedForTwice: a topic whose answer is overdue has not failed before its request was written once more, which the
+// pace may hold up for long, and was not answered then either. Until then the old connection delivers, and Timeout waits.
+func TestARequestIsWaitedForTwice(t *testing.T) {
+	cfg := harness.NoJitter()
+	cfg.Health.PingInterval = harness.Off
+	cfg.Subscribe = wsshard.SubscribeConfig{MessagesPerWindow: 2, Window: 2 * time.Minute} // one in 132 s
+	harness.Bubble(t, cfg, harness.WithTagAcks, func(w *harness.World) {
+		w.Topics.Ack(true)
+		w.Start("a")
+		harness.After(10 * time.Minute)
+		w.Topics.Ack(false)
+		c := w.Hot(0)
+		harness.After(2 * time.Minute)
+		w.WantWire(1, "+a")
+		if c.Over() {
+			t.Fatalf("HotSwitchover: %v, though the request is to be written once more", c.Err)
+		}
+		harness.After(15 * time.Second)
+		w.WantWire(1, "+a")
+		w.Srv.Conn(1).Send("ack:a")
+		c.Want(t, nil, 135*time.Second+harness.DefaultLinger)
+		w.WantNoGap()
+	})
+}
+
 // TestGateIsNotTimed: neither waiting for the gate nor the pace counts; ConnectTimeout does.
 func TestGateIsNotTimed(t *testing.T) {
 	cfg := harness.NoJitter()

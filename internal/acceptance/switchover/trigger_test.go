@@ -74,6 +74,34 @@ func TestLifetime(t *testing.T) {
 	})
 }
 
+// TestLifetimeLeavesTimeForOthers: a connection asks for its instant earlier than it must be over, since another may be before it: of two
+// that may wait an eighth of the interval for each other, no later one lives longer than nine tenths of it and that.
+func TestLifetimeLeavesTimeForOthers(t *testing.T) {
+	cfg := oneEach()
+	cfg.Connection.ProactiveReconnectInterval = 100 * time.Minute
+	cfg.Health.PingInterval = harness.Off
+	cfg.Switchover = wsshard.SwitchoverConfig{Settle: harness.Off, Linger: harness.Off}
+	harness.Bubble(t, cfg, nil, func(w *harness.World) {
+		w.Start("a", "b")
+		last, lives := make(map[string]time.Duration), 0
+		for range 20 {
+			harness.After(100 * time.Minute)
+			list, at := switchovers(w, wsshard.EventSwitchoverStarted)
+			for i, name := range list {
+				if age := at[i] - last[name]; last[name] > 0 {
+					if lives++; age != 90*time.Minute { // their instants are far enough apart since the first
+						t.Errorf("%s: replaced at the age of %v", name, age)
+					}
+				}
+				last[name] = at[i]
+			}
+		}
+		if lives < 40 {
+			t.Errorf("%d lives of two shards", lives)
+		}
+	})
+}
+
 // TestLifetimeSwitchoverFails: no failure to get a new connection ends a live one. It is tried again by a backoff that grows to a
 // quarter of the interval, and each failure is told.
 func TestLifetimeSwitchoverFails(t *testing.T) {
