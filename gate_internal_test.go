@@ -337,3 +337,16 @@ func TestJitterIsReproducible(t *testing.T) {
 		t.Error("the same seed and shard must draw the same, others not")
 	}
 }
+
+// Our window is a tenth longer than the server's, and never more than a second.
+func TestPaceOfALongWindow(t *testing.T) {
+	for window, want := range map[time.Duration]time.Duration{
+		time.Second: 1100 * time.Millisecond, 10 * time.Second: 11 * time.Second, 2 * time.Minute: 121 * time.Second, time.Hour: time.Hour + time.Second,
+	} {
+		p, now := newPace(SubscribeConfig{MessagesPerWindow: 2, Window: window}), time.Now()
+		p.charge(now, 1)
+		if got := p.wait(now); got != want {
+			t.Errorf("%v: the next frame may leave after %v, want %v", window, got, want)
+		}
+	}
+}

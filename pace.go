@@ -17,12 +17,12 @@ type pace struct {
 	kept   time.Time   // when the kept place was used last
 }
 
-// stretch is how much longer our window is than the server's: frames that leave evenly do not arrive so.
-const stretch = 1.1
+// stretched is how long our window is: longer than the server's, because frames that leave evenly do not arrive so.
+func stretched(window time.Duration) time.Duration { return window + min(window/10, time.Second) }
 
 func newPace(cfg SubscribeConfig) pace {
 	return pace{
-		window: time.Duration(stretch * float64(cfg.Window)),
+		window: stretched(cfg.Window),
 		most:   max(min(1, cfg.MessagesPerWindow), cfg.MessagesPerWindow-1, 0),
 		single: cfg.MessagesPerWindow == 1,
 	}
