@@ -5,6 +5,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/seed-829c304d/wsshard/internal/lean"
 	"github.com/seed-829c304d/wsshard/internal/reconcile"
 )
 
@@ -17,6 +18,7 @@ type resubscriptions[S comparable] struct {
 
 	mu    sync.Mutex // protects following fields; a leaf lock
 	since map[S]time.Time
+	most  int // topics in since, since that was made: see lean
 }
 
 // claim returns those of subs that are wanted and may be asked for now.
@@ -50,6 +52,7 @@ func (r *resubscriptions[S]) clear(subs []S) {
 	for _, s := range subs {
 		delete(r.since, s)
 	}
+	r.since = lean.Fit(r.since, &r.most)
 	r.some.Store(len(r.since) > 0)
 }
 
@@ -57,6 +60,6 @@ func (r *resubscriptions[S]) clear(subs []S) {
 func (r *resubscriptions[S]) reset() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	clear(r.since)
+	r.since = nil
 	r.some.Store(false)
 }

@@ -1,5 +1,7 @@
 package placement
 
+import "github.com/seed-829c304d/wsshard/internal/lean"
+
 // This file answers: where in which shard's list is a subscription?
 
 // register keeps one list a shard. Beside each subscription it holds its position, so that leaving costs the same on a
@@ -7,7 +9,7 @@ package placement
 type register[S comparable] struct {
 	at    map[S]position
 	lists [][]S // by shard
-	sized int   // at was made for that many
+	most  int   // as many as at was made for, or has had since
 }
 
 // position is 8 bytes: there is one for each of a million subscriptions.
@@ -63,19 +65,21 @@ func (r *register[S]) remove(s S) (shard int, ok bool) {
 		r.at[last] = p
 	}
 	clear(list[end:]) // or the array would keep it from being collected
-	r.lists[p.shard] = list[:end]
+	r.lists[p.shard] = lean.FitSlice(list[:end])
+	r.most = max(r.most, len(r.at))
 	delete(r.at, s)
+	r.at = lean.Fit(r.at, &r.most)
 	return int(p.shard), true
 }
 
 // reserve moves to a larger map only where that costs no more than the n to come, so that many small calls do not copy
 // a large map again and again.
 func (r *register[S]) reserve(n int) {
-	if n <= len(r.at) || n <= r.sized-len(r.at) {
+	if n <= len(r.at) || n <= r.most-len(r.at) {
 		return
 	}
-	r.sized = len(r.at) + n
-	at := make(map[S]position, r.sized)
+	r.most = len(r.at) + n
+	at := make(map[S]position, r.most)
 	for s, p := range r.at {
 		at[s] = p
 	}
