@@ -25,6 +25,7 @@ func (f *freshness[S]) note(subs []S, at int64, want *reconcile.Desired[S]) {
 	for _, s := range subs {
 		f.at[s] = at
 	}
+	f.most = max(f.most, len(f.at))
 	f.trimLocked(want)
 }
 

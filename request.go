@@ -129,7 +129,7 @@ func (w *writer[S]) needsNoWriting(b reconcile.Batch[S]) {
 	}
 	w.claims.forget(b.Subs)
 	w.applied.Keep(b)
-	w.keeper.stays(b.Subs)
+	w.keeper.stays(w.session, b.Subs)
 }
 
 // cannotEncode asks for half as much, or gives up the one topic that is left.
@@ -143,7 +143,7 @@ func (w *writer[S]) cannotEncode(b reconcile.Batch[S], err error) {
 	case reconcile.Unsubscribe:
 		w.log.Warn("unsubscription cannot be encoded", "err", err)
 		w.applied.Keep(b)
-		w.keeper.stays(b.Subs)
+		w.keeper.stays(w.session, b.Subs)
 		return
 	case reconcile.Resubscribe:
 		w.applied.Done(b) // it failed, but it is on the connection as before

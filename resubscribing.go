@@ -38,6 +38,7 @@ func (r *resubscriptions[S]) claim(subs []S, want *reconcile.Desired[S], now tim
 		r.since[s] = now
 		again = append(again, s)
 	}
+	r.most = max(r.most, len(r.since))
 	r.some.Store(len(r.since) > 0)
 	return again
 }

@@ -12,7 +12,7 @@ import "slices"
 const few = 64
 
 // Fit returns m, or a copy that is no larger than it must. most is the largest number that m had, or was made for, since it was
-// made; Fit keeps it, if it is called before and after m loses something. nil stays nil.
+// made. Fit keeps it where it is called after m has grown, too, and not only after it has shrunk. nil stays nil.
 func Fit[M ~map[K]V, K comparable, V any](m M, most *int) M {
 	*most = max(*most, len(m))
 	if *most <= few || len(m) > *most/4 {

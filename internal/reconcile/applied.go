@@ -173,6 +173,7 @@ func (a *Applied[S]) Await(subs ...S) {
 	for _, s := range subs {
 		a.unanswered[s] = struct{}{}
 	}
+	a.most.unanswered = max(a.most.unanswered, len(a.unanswered))
 }
 
 // Answered says that the request for subs was answered, or that nobody waits for that any more.
