@@ -151,7 +151,7 @@ func lent(t *testing.T, h *lender, lacks []string) *wsshard.ShardManager[string]
 			if err != nil || conn.WriteMessage(kind, request) != nil {
 				return
 			}
-			if h.named != nil && i%100 == 99 {
+			if h.named != nil && (i == 99 || i%1000 == 999) {
 				conn.WriteMessage(kind, []byte("data"))
 			}
 		}
