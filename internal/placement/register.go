@@ -7,9 +7,10 @@ import "github.com/seed-829c304d/wsshard/internal/lean"
 // register keeps one list a shard. Beside each subscription it holds its position, so that leaving costs the same on a
 // long list as on a short one, and a list can be read out without a walk over the map.
 type register[S comparable] struct {
-	at    map[S]position
-	lists [][]S // by shard
-	most  int   // as many as at was made for, or has had since
+	at     map[S]position
+	lists  [][]S    // by shard
+	counts []uint32 // by shard: the lengths of lists, close together
+	most   int      // as many as at was made for, or has had since
 }
 
 // position is 8 bytes: there is one for each of a million subscriptions.
@@ -19,7 +20,7 @@ func newRegister[S comparable]() register[S] {
 	return register[S]{at: make(map[S]position)}
 }
 
-func (r *register[S]) open() { r.lists = append(r.lists, nil) }
+func (r *register[S]) open() { r.lists, r.counts = append(r.lists, nil), append(r.counts, 0) }
 
 func (r *register[S]) has(s S) bool {
 	_, ok := r.at[s]
@@ -50,6 +51,7 @@ func (r *register[S]) add(shard int, s S) {
 	list := r.lists[shard]
 	r.at[s] = position{uint32(shard), uint32(len(list))}
 	r.lists[shard] = append(list, s)
+	r.counts[shard]++
 }
 
 // remove moves the last of the list to where s was.
@@ -66,6 +68,7 @@ func (r *register[S]) remove(s S) (shard int, ok bool) {
 	}
 	clear(list[end:]) // or the array would keep it from being collected
 	r.lists[p.shard] = lean.FitSlice(list[:end])
+	r.counts[p.shard]--
 	r.most = max(r.most, len(r.at))
 	delete(r.at, s)
 	r.at = lean.Fit(r.at, &r.most)
