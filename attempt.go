@@ -53,6 +53,13 @@ type attemptResult[S comparable] struct {
 	waits   bool     // after err: the gate spaces what comes next
 }
 
+// take hands the session over: an attempt that is long over must not keep it from being collected.
+func (r *attemptResult[S]) take() *session[S] {
+	s := r.session
+	r.session = nil
+	return s
+}
+
 func newOpening[S comparable](sl *slot[S], k keeper[S], st ConnectionState) *opening[S] {
 	return &opening[S]{slot: sl, keeper: k, core: sl.core, st: st, left: sl.core.cfg.Connection.ConnectTimeout}
 }

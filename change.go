@@ -165,7 +165,8 @@ func (ch *change[S]) wanted(ctx context.Context) (silent bool, stop error) {
 	return silent, stop
 }
 
-// urge tells the gate how urgent this is by now. For a silent cur it waits for no turn: that would protect nothing.
+// urge tells the gate how urgent this is by now. For a silent cur, or one that its server is about to close, it waits for no turn: that
+// would protect nothing.
 func (ch *change[S]) urge() (silent, aborted bool) {
 	s := ch.s
 	class, silent, aborted := s.look(ch.wish)
@@ -180,7 +181,7 @@ func (ch *change[S]) urge() (silent, aborted bool) {
 }
 
 // dial begins to open next. It waits until the door and a turn are both free, and holds neither while it waits for the other;
-// a silent or lost cur needs no turn.
+// a silent or lost cur, or one whose server has given notice, needs no turn.
 func (ch *change[S]) dial(ctx context.Context) <-chan attemptResult[S] {
 	s := ch.s
 	ch.urge()

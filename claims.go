@@ -6,6 +6,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/seed-829c304d/wsshard/internal/lean"
 	"github.com/seed-829c304d/wsshard/internal/reconcile"
 )
 
@@ -31,7 +32,7 @@ type claims[S comparable] struct {
 	claims   map[S]claim
 	leaving  map[S]departure
 	requests map[uint64]*requested[S] // by request id, while something of it may be answered
-	queue    []claimed[S]             // claims and departures in the order of their deadlines. Some may be void
+	queue    lean.Queue[claimed[S]]   // claims and departures in the order of their deadlines. Some may be void
 	failed   map[S]failure
 	refused  []S        // rejected since the write loop last looked
 	answered []S        // topics whose claim ended, or was late, since then
@@ -40,6 +41,8 @@ type claims[S comparable] struct {
 	told     map[S]told // proven or failed since tell
 	bySettle bool       // some topic is proven by nothing but time
 	last     time.Time  // when a topic was proven last, or failed
+
+	most struct{ claims, leaving, requests, failed int } // in each map, since it was made: see lean
 }
 
 // claim is one written and unanswered topic.
@@ -111,7 +114,7 @@ func (p *claims[S]) wrote(request uint64, b reconcile.Batch[S], now time.Time) (
 		c.again = c.again || p.dropDepartureLocked(s)
 		c.again = c.again || p.lately != nil && p.lately(s)
 		p.claims[s] = c
-		p.queue = append(p.queue, claimed[S]{s, request, now})
+		p.queue.Push(claimed[S]{s, request, now})
 	}
 	p.noteLocked()
 	return again
@@ -128,7 +131,7 @@ func (p *claims[S]) leaves(request uint64, subs []S, now time.Time) {
 	for _, s := range subs {
 		p.forgetLocked(s)
 		p.leaving[s] = departure{request, now}
-		p.queue = append(p.queue, claimed[S]{s, request, now})
+		p.queue.Push(claimed[S]{s, request, now})
 	}
 	p.noteLocked()
 }
@@ -165,8 +168,13 @@ func (p *claims[S]) dropFailureLocked(s S) {
 	}
 }
 
-// noteLocked frees empty maps, and publishes whether anything is left. Each method that changes something ends with it.
+// noteLocked gives back what the maps need no more, and publishes whether anything is left. Each method that changes something ends
+// with it.
 func (p *claims[S]) noteLocked() {
+	p.claims = lean.Fit(p.claims, &p.most.claims)
+	p.leaving = lean.Fit(p.leaving, &p.most.leaving)
+	p.requests = lean.Fit(p.requests, &p.most.requests)
+	p.failed = lean.Fit(p.failed, &p.most.failed)
 	if len(p.claims) == 0 {
 		p.claims = nil
 	}
@@ -177,13 +185,13 @@ func (p *claims[S]) noteLocked() {
 		p.failed = nil
 	}
 	if p.claims == nil && p.leaving == nil {
-		p.queue = nil
+		p.queue = lean.Queue[claimed[S]]{}
 	}
 	if len(p.requests) == 0 {
 		p.requests = nil
 	}
 	p.open.Store(p.claims != nil)
-	p.busy.Store(len(p.queue)+len(p.refused)+len(p.answered)+len(p.left)+len(p.overdue) > 0)
+	p.busy.Store(p.queue.Len()+len(p.refused)+len(p.answered)+len(p.left)+len(p.overdue) > 0)
 }
 
 // without says that topics are settled for which nothing has to be written.
@@ -290,15 +298,15 @@ func (p *claims[S]) expire(now time.Time) (redo, failed []S) {
 }
 
 func (p *claims[S]) expireLocked(now time.Time) (redo, failed []S) {
-	for len(p.queue) > 0 {
-		q := p.queue[0]
+	for p.queue.Len() > 0 {
+		q := p.queue.First()
 		c, claimed := p.claims[q.sub]
 		claimed = claimed && c.request == q.request
 		leaves := p.leaving[q.sub].request == q.request
 		if (claimed || leaves) && now.Sub(q.at) < p.timeout {
 			break
 		}
-		p.queue = p.queue[1:]
+		p.queue.Pop()
 		switch {
 		case leaves && p.acks:
 			p.dropDepartureLocked(q.sub)
@@ -326,10 +334,10 @@ func (p *claims[S]) expireLocked(now time.Time) (redo, failed []S) {
 func (p *claims[S]) due() (at time.Time, ok bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if len(p.queue) == 0 {
+	if p.queue.Len() == 0 {
 		return at, false
 	}
-	return p.queue[0].at.Add(p.timeout), true
+	return p.queue.First().at.Add(p.timeout), true
 }
 
 // takeEnded returns the topics whose claims, and those whose unsubscriptions ended since the last call.

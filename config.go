@@ -107,7 +107,7 @@ type SwitchoverConfig struct {
 	Settle        time.Duration // 1s: without an Acknowledger a topic so long silent after its request counts as live; negative: at once
 	Linger        time.Duration // 250ms: at least the server's fan-out skew. So long a silent connection's replacement brings data before it takes over
 	DrainTimeout  time.Duration // 2s
-	MaxConcurrent int           // max(4, shards/32)
+	MaxConcurrent int           // max(4, shards/32) at once; a silent connection, or one whose server gave notice, does not wait for that
 	HoldMessages  int           // 65536. When as much waits: the cutover at once, or ErrSwitchoverHold where the new one is not ready
 	HoldBytes     int           // 32 MiB
 }

@@ -58,7 +58,8 @@
 //
 // Small things: util.go; hook.go (what only tests may do).
 //
-// Inside: internal/reconcile (wanted and written), internal/placement (which shard), internal/wsconn (one socket). For tests and
+// Inside: internal/reconcile (wanted and written), internal/placement (which shard), internal/lean (maps that give back what they no longer
+// need), internal/wsconn (one socket). For tests and
 // programs: internal/acceptance/ (every promise seen from outside, a suite for each: lifecycle, delivery, subscriptions, switchover,
 // gaps, health, egress, gate, faults, chaos; harness is what they are written with) and internal/hook (their only back door), internal/wstest
 // (a scripted net for bubbles), internal/feed (a numbered feed on loopback), internal/house (the rules of this tree), and modules of their own:

@@ -3,6 +3,7 @@ package wsshard
 import (
 	"sync"
 
+	"github.com/seed-829c304d/wsshard/internal/lean"
 	"github.com/seed-829c304d/wsshard/internal/reconcile"
 )
 
@@ -10,8 +11,9 @@ import (
 
 // freshness notes the last data of each topic that an Inspector names.
 type freshness[S comparable] struct {
-	mu sync.Mutex // protects following fields; under it only the lock of the desired set is taken
-	at map[S]int64
+	mu   sync.Mutex // protects following fields; under it only the lock of the desired set is taken
+	at   map[S]int64
+	most int // topics in at, since that was made: see lean
 }
 
 func (f *freshness[S]) note(subs []S, at int64, want *reconcile.Desired[S]) {
@@ -23,6 +25,7 @@ func (f *freshness[S]) note(subs []S, at int64, want *reconcile.Desired[S]) {
 	for _, s := range subs {
 		f.at[s] = at
 	}
+	f.most = max(f.most, len(f.at))
 	f.trimLocked(want)
 }
 
@@ -40,6 +43,7 @@ func (f *freshness[S]) forget(subs []S) {
 	for _, s := range subs {
 		delete(f.at, s)
 	}
+	f.at = lean.Fit(f.at, &f.most)
 }
 
 // trimLocked drops topics that a server sent unasked, when many have gathered.
@@ -53,4 +57,5 @@ func (f *freshness[S]) trimLocked(want *reconcile.Desired[S]) {
 			delete(f.at, s)
 		}
 	}
+	f.at = lean.Fit(f.at, &f.most)
 }

@@ -6,6 +6,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/seed-829c304d/wsshard/internal/lean"
 )
 
 // This file answers: what may have been missed, and since when?
@@ -30,29 +32,37 @@ type letGo[S comparable] struct {
 // offs are the topics that were let go of on a connection, oldest first: its next loss may have begun before that. The write
 // loop owns it.
 type offs[S comparable] struct {
-	list []letGo[S]
+	list lean.Queue[letGo[S]]
 	last map[S]time.Time // of each in list, when it was last
+	most int             // topics in last, since that was made: see lean
 }
 
-// note adds topics that the server carries no more, and lets go of what is older than since.
-func (o *offs[S]) note(subs []S, at time.Time, overdue bool, since time.Time) {
+// note adds topics that the server carries no more.
+func (o *offs[S]) note(subs []S, at time.Time, overdue bool) {
 	if o.last == nil {
 		o.last = make(map[S]time.Time, len(subs))
 	}
 	for _, s := range subs {
-		o.list = append(o.list, letGo[S]{s, at, overdue})
+		o.list.Push(letGo[S]{s, at, overdue})
 		o.last[s] = at
 	}
-	n := 0
-	for n < len(o.list) && o.list[n].at.Before(since) {
-		if old := o.list[n]; !o.last[old.sub].After(old.at) {
+	o.most = max(o.most, len(o.last))
+}
+
+// trim lets go of what is older than since, and reports whether anything is left.
+func (o *offs[S]) trim(since time.Time) (left bool) {
+	for o.list.Len() > 0 && o.list.First().at.Before(since) {
+		if old := o.list.First(); !o.last[old.sub].After(old.at) {
 			delete(o.last, old.sub)
 		}
-		n++
+		o.list.Pop()
 	}
-	if o.list = o.list[n:]; len(o.list) == 0 {
-		o.list, o.last = nil, nil
+	if o.list.Len() == 0 {
+		*o = offs[S]{}
+		return false
 	}
+	o.last = lean.Fit(o.last, &o.most)
+	return true
 }
 
 // has reports whether s was let go of since then.

@@ -157,10 +157,7 @@ func (m *ShardManager[S]) countNow(room int) (totals Metrics, shards []*shard[S]
 	}
 	totals.TotalSubscriptions = m.life.table.Len()
 	shards = m.life.shards
-	for i := range shards {
-		counts = append(counts, uint32(m.life.table.Count(i)))
-	}
-	return totals, shards, runs, counts
+	return totals, shards, runs, m.life.table.AppendCounts(counts)
 }
 
 // doors are the reports of those that are shut or have a line.

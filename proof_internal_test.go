@@ -138,7 +138,7 @@ func TestAckInParts(t *testing.T) {
 	c.answer(Ack[string]{Request: 1, Confirmed: names{"c"}}, names{"c"}, nil)
 	c.answer(Ack[string]{Request: 1}, names{"b"}, nil)
 	c.p.takeEnded()
-	if p := c.p; p.claims != nil || p.requests != nil || p.queue != nil || p.open.Load() || p.busy.Load() {
+	if p := c.p; p.claims != nil || p.requests != nil || p.queue.Len() > 0 || p.open.Load() || p.busy.Load() {
 		t.Errorf("something is kept of what was proven: %+v", p)
 	}
 }

@@ -3,6 +3,7 @@ package wsshard
 import (
 	"time"
 
+	"github.com/seed-829c304d/wsshard/internal/lean"
 	"github.com/seed-829c304d/wsshard/internal/reconcile"
 )
 
@@ -128,7 +129,7 @@ func (w *writer[S]) needsNoWriting(b reconcile.Batch[S]) {
 	}
 	w.claims.forget(b.Subs)
 	w.applied.Keep(b)
-	w.keeper.stays(b.Subs)
+	w.keeper.stays(w.session, b.Subs)
 }
 
 // cannotEncode asks for half as much, or gives up the one topic that is left.
@@ -142,7 +143,7 @@ func (w *writer[S]) cannotEncode(b reconcile.Batch[S], err error) {
 	case reconcile.Unsubscribe:
 		w.log.Warn("unsubscription cannot be encoded", "err", err)
 		w.applied.Keep(b)
-		w.keeper.stays(b.Subs)
+		w.keeper.stays(w.session, b.Subs)
 		return
 	case reconcile.Resubscribe:
 		w.applied.Done(b) // it failed, but it is on the connection as before
@@ -193,10 +194,20 @@ func (w *writer[S]) encode(b reconcile.Batch[S]) (id uint64, msg Message, err er
 	if err == nil && msg.Data != nil {
 		err = checkMessage(msg)
 	}
-	if cap(w.subs) > 1024 {
-		w.subs = nil
-	}
 	return req.ID, msg, err
+}
+
+// trimEvery is how often a connection looks whether a loss can still have begun before topics went that it remembers for that.
+const trimEvery = time.Minute
+
+// trim forgets the topics that went before any loss from now on begins.
+func (w *writer[S]) trim(now time.Time, next *alarm) {
+	if w.offs.list.Len() == 0 {
+		return
+	}
+	if w.offs.trim(w.earliest(w.slot.dataTimeout() > 0).Add(-w.slot.linger())) {
+		next.by(now.Add(trimEvery))
+	}
 }
 
 // settleAnswers takes in the answers that have come, and ends the claims whose time is over.
@@ -217,9 +228,8 @@ func (w *writer[S]) settleAnswers(now time.Time, next *alarm) {
 	if len(left)+len(overdue) > 0 {
 		w.applied.Left(left...)
 		w.applied.Left(overdue...)
-		since := w.earliest(w.slot.dataTimeout() > 0).Add(-w.slot.linger())
-		w.offs.note(left, now, false, since)
-		w.offs.note(overdue, now, true, since)
+		w.offs.note(left, now, false)
+		w.offs.note(overdue, now, true)
 	}
 	if len(failed) > 0 {
 		w.rejected(failed, ErrAckTimeout)
@@ -238,6 +248,7 @@ func (w *writer[S]) settled() {
 	if upto := w.applied.Upto(); w.settledUpTo.Swap(upto) != upto {
 		w.nudge()
 	}
+	w.subs = lean.FitSlice(w.subs[:0])
 	w.caughtUp.Store(true)
 	w.caughtUpOnce = true
 }

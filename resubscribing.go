@@ -5,6 +5,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/seed-829c304d/wsshard/internal/lean"
 	"github.com/seed-829c304d/wsshard/internal/reconcile"
 )
 
@@ -17,6 +18,7 @@ type resubscriptions[S comparable] struct {
 
 	mu    sync.Mutex // protects following fields; under it only the lock of the desired set is taken
 	since map[S]time.Time
+	most  int // topics in since, since that was made: see lean
 }
 
 // claim returns those of subs that are wanted and may be asked for now.
@@ -36,6 +38,7 @@ func (r *resubscriptions[S]) claim(subs []S, want *reconcile.Desired[S], now tim
 		r.since[s] = now
 		again = append(again, s)
 	}
+	r.most = max(r.most, len(r.since))
 	r.some.Store(len(r.since) > 0)
 	return again
 }
@@ -50,6 +53,7 @@ func (r *resubscriptions[S]) clear(subs []S) {
 	for _, s := range subs {
 		delete(r.since, s)
 	}
+	r.since = lean.Fit(r.since, &r.most)
 	r.some.Store(len(r.since) > 0)
 }
 
@@ -57,6 +61,6 @@ func (r *resubscriptions[S]) clear(subs []S) {
 func (r *resubscriptions[S]) reset() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	clear(r.since)
+	r.since = nil
 	r.some.Store(false)
 }

@@ -98,8 +98,8 @@ type keeper[S comparable] interface {
 	replaceFull()
 	// progressed is called by the write loop of c whenever on, what it has applied, may have changed.
 	progressed(c *session[S], on *reconcile.Applied[S])
-	// stays takes note that topics without a subscription stay on the connection.
-	stays(subs []S)
+	// stays takes note that topics without a subscription stay on c.
+	stays(c *session[S], subs []S)
 }
 
 func newSession[S comparable](sl *slot[S], k keeper[S], st ConnectionState) *session[S] {

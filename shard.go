@@ -48,8 +48,8 @@ type shard[S comparable] struct {
 type places[S comparable] interface {
 	// suspend keeps new subscriptions away from a parked shard.
 	suspend(s *shard[S], yes bool)
-	// stays takes note that topics without a subscription stay on the shard's connection: their places are taken until the next one.
-	stays(s *shard[S], subs []S)
+	// stays takes note that topics without a subscription stay on c, a connection of the shard: their places are taken until the next one.
+	stays(s *shard[S], c *session[S], subs []S)
 	// releaseLingering frees the places of topics that are not on the shard's connection; on says which are.
 	releaseLingering(s *shard[S], on func(S) bool)
 }
@@ -89,7 +89,7 @@ func (s *shard[S]) reconnectLoop(ctx context.Context) {
 		intended := false
 		if err == nil {
 			s.takeReconnect() // one that was asked for meanwhile has its new connection
-			err, intended = s.hold(ctx, res.session, fresh)
+			err, intended = s.hold(ctx, res.take(), fresh)
 			fresh = !errors.Is(err, ErrMaxLifetime)
 		} else if ctx.Err() == nil {
 			s.refused(res)
@@ -229,7 +229,7 @@ func (s *shard[S]) liveGeneration() uint64 {
 	return 0
 }
 
-func (s *shard[S]) stays(subs []S) { s.places.stays(s, subs) }
+func (s *shard[S]) stays(c *session[S], subs []S) { s.places.stays(s, c, subs) }
 
 // promote makes cur the session that delivers.
 func (s *shard[S]) promote(cur *session[S]) {

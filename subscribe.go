@@ -231,8 +231,8 @@ func (m *ShardManager[S]) byShardLocked(subs []S) map[int][]S {
 	return by
 }
 
-// stays takes note that topics without a subscription stay on s's connection: their places are taken until the next one.
-func (m *ShardManager[S]) stays(s *shard[S], subs []S) {
+// stays takes note that topics without a subscription stay on c, a connection of s: their places are taken until the next one.
+func (m *ShardManager[S]) stays(s *shard[S], c *session[S], subs []S) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if !m.knowsLocked(s) {
@@ -241,7 +241,9 @@ func (m *ShardManager[S]) stays(s *shard[S], subs []S) {
 	for _, sub := range subs {
 		m.life.table.Linger(s.id, sub)
 	}
-	s.lingers.Store(true)
+	if s.live.Load() != c { // else they are where they were, and a look at each batch would be a look at all that linger
+		s.lingers.Store(true)
+	}
 }
 
 // releaseLingering frees the places of topics that are not on s's connection; on says which are.

@@ -152,7 +152,7 @@ func (w *writer[S]) closeConn() {
 		t.Stop()
 	}
 	w.conn.Kill()
-	w.off, w.session.offs = w.applied.Off(), w.offs.list
+	w.off, w.session.offs = w.applied.Off(), w.offs.list.List()
 	w.carried = slices.Concat(w.applied.List(), w.applied.Leaving(), w.off)
 	w.applied.Close()
 	w.passOn()
@@ -269,6 +269,7 @@ func (w *writer[S]) keepBook(now time.Time, next *alarm) {
 		return
 	}
 	w.settleAnswers(now, next)
+	w.trim(now, next)
 	w.tellProven()
 	w.settledUpTo.Store(w.applied.Upto())
 	w.keeper.progressed(w.session, w.applied)

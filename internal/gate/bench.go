@@ -1,6 +1,9 @@
 package gate
 
-import "time"
+import (
+	"container/heap"
+	"time"
+)
 
 // This file answers: who sits on the bench, and who of it may try?
 
@@ -12,6 +15,12 @@ type bench struct {
 	n     int           // pauses since the last success
 	due   time.Time     // when the next one may try
 	since time.Time     // since when somebody sits there
+
+	// derived from the seats by change, never set elsewhere: the door asks for them at every step
+	sitting   sitting // who may try first is the first
+	strangers int     // of these, those whom the host has not refused
+	benched   int     // seats of those whom it has refused, and how often in all
+	refusals  int
 }
 
 // seat is a shard's place on the bench. A shard keeps it until it is let in.
@@ -20,29 +29,93 @@ type seat struct {
 	order    uint64
 	refusals int       // 0: it sits here only because others were refused
 	next     time.Time // when it may try
+	place    int       // in sitting, while it has a ticket
+}
+
+// sitting is a heap of the seats that have a ticket.
+type sitting []*seat
+
+func (h sitting) Len() int           { return len(h) }
+func (h sitting) Less(i, j int) bool { return h[i].before(h[j]) }
+func (h sitting) Swap(i, j int) {
+	h[i], h[j] = h[j], h[i]
+	h[i].place, h[j].place = i, j
+}
+
+func (h *sitting) Push(x any) {
+	s := x.(*seat)
+	s.place = len(*h)
+	*h = append(*h, s)
+}
+
+func (h *sitting) Pop() any {
+	old := *h
+	s := old[len(old)-1]
+	old[len(old)-1] = nil
+	*h = old[:len(old)-1]
+	return s
+}
+
+// change does something to a seat that there is, or begins, or ends with it. Whatever is derived from the seats follows.
+func (b *bench) change(s *seat, do func()) {
+	b.reckon(s, -1)
+	sat := s.t != nil
+	do()
+	b.reckon(s, 1)
+	switch sits := s.t != nil; {
+	case sat && sits:
+		heap.Fix(&b.sitting, s.place)
+	case sat:
+		heap.Remove(&b.sitting, s.place)
+	case sits:
+		heap.Push(&b.sitting, s)
+	}
+}
+
+func (b *bench) reckon(s *seat, n int) {
+	if s.t != nil && s.refusals == 0 {
+		b.strangers += n
+	}
+	if s.refusals > 0 {
+		b.benched += n
+	}
+	b.refusals += n * s.refusals
 }
 
 func (b *bench) sit(s *seat, t *Ticket) {
-	s.t, t.seat = t, s
-	b.count++
-	s.order = b.count
+	b.change(s, func() {
+		s.t, t.seat = t, s
+		b.count++
+		s.order = b.count
+	})
+}
+
+// rise is for t, which sits there, and goes elsewhere.
+func (b *bench) rise(t *Ticket) {
+	s := t.seat
+	b.change(s, func() { s.t, t.seat = nil, nil })
+}
+
+// leave takes a shard's seat away.
+func (b *bench) leave(shard int) {
+	if s := b.seats[shard]; s != nil {
+		b.change(s, func() {
+			if t := s.t; t != nil {
+				s.t, t.seat = nil, nil
+			}
+			s.refusals = 0
+		})
+		delete(b.seats, shard)
+	}
 }
 
 // waiting is how many sit there and wait.
-func (b *bench) waiting() int {
-	n := 0
-	for _, s := range b.seats {
-		if s.t != nil {
-			n++
-		}
-	}
-	return n
-}
+func (b *bench) waiting() int { return len(b.sitting) }
 
 // pardon forgets how often a shard was refused.
 func (b *bench) pardon(shard int) {
 	if s := b.seats[shard]; s != nil {
-		s.refusals, s.next = 0, time.Time{}
+		b.change(s, func() { s.refusals, s.next = 0, time.Time{} })
 	}
 }
 
@@ -53,15 +126,11 @@ func (b *bench) next(now time.Time, probe bool, uniform func() float64) *Ticket 
 		return nil
 	}
 	t := (*Ticket)(nil)
-	if unrefused := b.unrefused(); len(unrefused) > 0 {
+	if b.strangers > 0 {
+		unrefused := b.unrefused()
 		t = unrefused[int(uniform()*float64(len(unrefused)))]
-	} else {
-		var best *seat
-		for _, s := range b.seats {
-			if s.t != nil && (probe || !now.Before(s.next)) && (best == nil || s.before(best)) {
-				best, t = s, s.t
-			}
-		}
+	} else if len(b.sitting) > 0 && (probe || !now.Before(b.sitting[0].next)) {
+		t = b.sitting[0].t
 	}
 	if t != nil {
 		b.out, t.benched = t, true
@@ -79,17 +148,10 @@ func (s *seat) before(o *seat) bool {
 
 // wake is when the next one may try; zero: nobody will, but as a probe, which the door times.
 func (b *bench) wake() (at time.Time) {
-	if b.out != nil {
+	if b.out != nil || len(b.sitting) == 0 {
 		return at
 	}
-	for _, s := range b.seats {
-		if s.t != nil {
-			if due := later(s.next, b.due); at.IsZero() || due.Before(at) {
-				at = due
-			}
-		}
-	}
-	return at
+	return later(b.sitting[0].next, b.due)
 }
 
 func later(a, b time.Time) time.Time {
@@ -104,7 +166,7 @@ func later(a, b time.Time) time.Time {
 func (b *bench) rest(d *door, now time.Time) {
 	b.n++
 	n := b.n
-	if d.stays.Len() > 0 && len(b.unrefused()) > 0 {
+	if d.stays.Len() > 0 && b.strangers > 0 {
 		n = 1
 	}
 	b.due = now.Add(d.pause(benchStep(n)))
@@ -125,8 +187,10 @@ func (d *door) notYou(t *Ticket, r Result, benched bool, now time.Time) {
 		}
 		b.seats[t.shard] = s
 	}
-	s.refusals++
-	s.next = now.Add(d.pause(seatStep(s.refusals)))
+	b.change(s, func() {
+		s.refusals++
+		s.next = now.Add(d.pause(seatStep(s.refusals)))
+	})
 	if benched {
 		b.rest(d, now)
 	} else {
@@ -136,6 +200,7 @@ func (d *door) notYou(t *Ticket, r Result, benched bool, now time.Time) {
 		d.strange[t.shard] = true
 		if len(d.strange) >= manyNot { // it may be the address that the host does not want
 			for _, w := range d.lines[Down] {
+				b.leave(w.shard)
 				b.seats[w.shard] = &seat{}
 				b.sit(b.seats[w.shard], w)
 				w.poke()
@@ -158,7 +223,7 @@ func (d *door) notYou(t *Ticket, r Result, benched bool, now time.Time) {
 func (d *door) letIn(t *Ticket, benched bool, now time.Time) {
 	b := &d.bench
 	had := b.seats[t.shard] != nil
-	delete(b.seats, t.shard)
+	b.leave(t.shard)
 	if benched {
 		b.n, b.due = 0, now
 		back := b.unrefused()
@@ -167,8 +232,7 @@ func (d *door) letIn(t *Ticket, benched bool, now time.Time) {
 			back[i], back[j] = back[j], back[i]
 		}
 		for _, w := range back {
-			delete(b.seats, w.shard)
-			w.seat = nil
+			b.leave(w.shard)
 			d.lines[Down].add(w)
 			w.poke()
 		}
@@ -182,8 +246,8 @@ func (d *door) letIn(t *Ticket, benched bool, now time.Time) {
 
 // unrefused are those who sit on the bench only because others were refused, in order.
 func (b *bench) unrefused() (all []*Ticket) {
-	for _, s := range b.seats {
-		if s.t != nil && s.refusals == 0 {
+	for _, s := range b.sitting {
+		if s.refusals == 0 {
 			all = append(all, s.t)
 		}
 	}

@@ -77,7 +77,7 @@ func (d *door) enter(t *Ticket) {
 // remove takes t from where it waits.
 func (d *door) remove(t *Ticket) {
 	if t.seat != nil {
-		t.seat.t, t.seat = nil, nil
+		d.bench.rise(t)
 		return
 	}
 	d.lines[t.class].remove(t)

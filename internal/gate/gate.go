@@ -175,22 +175,24 @@ func (g *Gate) Raise(t *Ticket, u Urgency) {
 	}
 	t.aged = t.aged && u > Asked
 	if u == Down {
-		t.needsTurn = false
+		t.skipTurn()
 	}
 	g.unlock(t.door)
 }
 
-// Noticed says that not only age asks for t: the host is about to close the old connection.
+// Noticed says that the host is about to close the old connection: not only age asks for t, and it needs no turn. It would have to
+// wait for others whom the host has told the same.
 func (g *Gate) Noticed(t *Ticket) {
 	g.mu.Lock()
 	t.aged = false
+	t.skipTurn()
 	g.unlock(t.door)
 }
 
 // SkipTurn lets t begin without a turn: waiting for one would protect nothing.
 func (g *Gate) SkipTurn(t *Ticket) {
 	g.mu.Lock()
-	t.needsTurn = false
+	t.skipTurn()
 	g.unlock(t.door)
 }
 
@@ -223,7 +225,7 @@ func (g *Gate) quitLocked(t *Ticket) {
 	}
 	t.state, t.door, t.err = idle, nil, nil
 	if t.hasTurn {
-		t.hasTurn, t.needsTurn = false, true
+		t.lostTurn()
 		g.turns.used--
 	}
 	g.admitLocked(d)
@@ -242,7 +244,7 @@ func (g *Gate) Leave(t *Ticket, r Result) (stay *Stay, waits bool) {
 		until = time.Time{}
 	}
 	if t.hasTurn && stay == nil {
-		t.hasTurn, t.needsTurn = false, true
+		t.lostTurn()
 		g.turns.used--
 		g.unlockAll()
 	} else {

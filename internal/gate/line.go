@@ -43,6 +43,7 @@ type Ticket struct {
 	aged      bool      // only age asks for it
 	needsTurn bool      // it is a switchover's, and has none
 	hasTurn   bool
+	exempt    bool // it will never need one again
 	ctx       context.Context
 	door      *door // nil while idle
 	seq       uint64
@@ -75,6 +76,12 @@ func (t *Ticket) poke() {
 	default:
 	}
 }
+
+// skipTurn lets t begin without a turn, whatever becomes of the dial.
+func (t *Ticket) skipTurn() { t.needsTurn, t.exempt = false, true }
+
+// lostTurn takes t's turn from it, before its switchover is over.
+func (t *Ticket) lostTurn() { t.hasTurn, t.needsTurn = false, !t.exempt }
 
 // line is who waits, the first first.
 type line []*Ticket

@@ -136,19 +136,12 @@ func (d *door) benchReport(now time.Time) Report {
 	r := d.blank()
 	r.Reason, r.Status = "bench", d.benchStatus
 	r.Until, r.Lasted = d.bench.wake(), now.Sub(d.bench.since)
-	for _, s := range d.bench.seats {
-		r.Failed += s.refusals
-	}
+	r.Failed = d.bench.refusals
 	return r
 }
 
 func (d *door) blank() Report {
-	r := Report{Host: d.key.Host, Egress: d.key.Egress, Width: d.width, Connected: d.stays.Len()}
-	for _, s := range d.bench.seats {
-		if s.refusals > 0 {
-			r.Benched++
-		}
-	}
+	r := Report{Host: d.key.Host, Egress: d.key.Egress, Width: d.width, Connected: d.stays.Len(), Benched: d.bench.benched}
 	r.Waiting = d.bench.waiting()
 	for _, line := range d.lines {
 		r.Waiting += len(line)

@@ -240,7 +240,7 @@ func (m *model) check(t *testing.T, table *Table[byte]) {
 	for id, s := range m.shards {
 		same(t, "List", id, table.List(id), s.placed)
 		same(t, "Lingering", id, table.Lingering(id), s.lingering)
-		if table.Count(id) != len(s.placed) || table.Load(id) != s.load() {
+		if table.Count(id) != len(s.placed) || table.AppendCounts(nil)[id] != uint32(len(s.placed)) || table.Load(id) != s.load() {
 			t.Fatalf("shard %d: count %d, load %d, want %d, %d", id, table.Count(id), table.Load(id), len(s.placed), s.load())
 		}
 		total += len(s.placed)

@@ -345,9 +345,9 @@ func TestReserve(t *testing.T) {
 	c := begin(t, Sequential, 0, 1)
 	reserve := func(n int, copies bool) {
 		t.Helper()
-		before := c.placed.sized
+		before := c.placed.most
 		c.Reserve(n)
-		c.want("copied for "+strconv.Itoa(n), c.placed.sized != before, copies)
+		c.want("copied for "+strconv.Itoa(n), c.placed.most != before, copies)
 	}
 	fill := func(from, to int) {
 		for i := from; i < to; i++ {

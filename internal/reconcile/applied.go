@@ -3,6 +3,8 @@ package reconcile
 import (
 	"cmp"
 	"slices"
+
+	"github.com/seed-829c304d/wsshard/internal/lean"
 )
 
 // This file answers: what has a session written?
@@ -40,6 +42,8 @@ type Applied[S comparable] struct {
 	subs   []S      // of the last batch
 	nums   []uint64 // parallel to subs
 	looked int      // touches that Next has looked at
+
+	most struct{ on, kept, failed, leaving, unanswered, aside, queued int } // of each map, since it was made: see lean
 }
 
 // Done says that b was written, or needs no writing. The topics of an Unsubscribe are leaving from then on: see Left.
@@ -58,6 +62,7 @@ func (a *Applied[S]) Done(b Batch[S]) {
 			a.redone(b.Nums[i])
 		}
 	}
+	a.fit()
 }
 
 // Keep says that nothing is sent for b, an Unsubscribe: its topics stay on this connection, as kept ones.
@@ -117,6 +122,7 @@ func (a *Applied[S]) Drop(b Batch[S]) {
 	}
 	a.first = append(back, a.first...)
 	a.queue(b.Subs...)
+	a.fit()
 }
 
 // queue notes that subs are in first.
@@ -155,6 +161,7 @@ func (a *Applied[S]) Left(subs ...S) {
 	if len(a.leaving) == 0 {
 		a.leaving = nil
 	}
+	a.fit()
 }
 
 // Await says that the request for subs is unanswered. Until Answered, no unsubscription of them is handed out, nor with
@@ -166,6 +173,7 @@ func (a *Applied[S]) Await(subs ...S) {
 	for _, s := range subs {
 		a.unanswered[s] = struct{}{}
 	}
+	a.most.unanswered = max(a.most.unanswered, len(a.unanswered))
 }
 
 // Answered says that the request for subs was answered, or that nobody waits for that any more.
@@ -186,6 +194,7 @@ func (a *Applied[S]) Answered(subs ...S) {
 	if len(a.unanswered) == 0 {
 		a.unanswered, a.aside = nil, nil
 	}
+	a.fit()
 }
 
 // Redo has subs written once more under their present numbers, those of them that are applied then.
@@ -253,6 +262,18 @@ func (a *Applied[S]) Close() {
 	defer d.mu.Unlock()
 	d.sessions = slices.DeleteFunc(d.sessions, func(b *Applied[S]) bool { return a == b })
 	d.compactLocked()
+	d.fitLocked()
+}
+
+// fit gives back what the maps need no more. Next ends with it, and so does each method that may take out many.
+func (a *Applied[S]) fit() {
+	a.on = lean.Fit(a.on, &a.most.on)
+	a.kept = lean.Fit(a.kept, &a.most.kept)
+	a.failed = lean.Fit(a.failed, &a.most.failed)
+	a.leaving = lean.Fit(a.leaving, &a.most.leaving)
+	a.unanswered = lean.Fit(a.unanswered, &a.most.unanswered)
+	a.aside = lean.Fit(a.aside, &a.most.aside)
+	a.queued = lean.Fit(a.queued, &a.most.queued)
 }
 
 func (a *Applied[S]) wakeLocked() {
@@ -276,5 +297,7 @@ func (a *Applied[S]) crossOut(i int) {
 		return
 	}
 	a.redo[0] = touch[S]{}
-	a.redo = a.redo[1:]
+	if a.redo = a.redo[1:]; len(a.redo) == 0 {
+		a.redo = nil // or it would keep the array
+	}
 }

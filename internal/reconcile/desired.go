@@ -12,6 +12,8 @@ package reconcile
 import (
 	"slices"
 	"sync"
+
+	"github.com/seed-829c304d/wsshard/internal/lean"
 )
 
 // This file answers: what does a shard want?
@@ -26,6 +28,8 @@ type Desired[S comparable] struct {
 	order    []touch[S]     // by number; holds that of each topic in want and gone, besides older ones
 	held     int            // topics in gone that the last compaction could not let go
 	sessions []*Applied[S]
+
+	most struct{ want, gone, again int } // of each map, since it was made: see lean
 }
 
 func New[S comparable]() *Desired[S] {
@@ -37,7 +41,7 @@ func (d *Desired[S]) Add(subs ...S) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if len(d.want) == 0 && len(subs) > slack {
-		d.want = make(map[S]uint64, len(subs))
+		d.want, d.most.want = make(map[S]uint64, len(subs)), len(subs)
 	}
 	d.order = slices.Grow(d.order, len(subs))
 	before := d.last
@@ -133,6 +137,7 @@ func (d *Desired[S]) Watch(wake chan struct{}) *Applied[S] {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	a := &Applied[S]{d: d, wake: wake, on: make(map[S]uint64, len(d.want))}
+	a.most.on = len(d.want)
 	for w := range a.past {
 		a.past[w] = d.last
 	}
@@ -148,7 +153,15 @@ func (d *Desired[S]) changedLocked(before uint64) {
 		return
 	}
 	d.compactLocked()
+	d.fitLocked()
 	for _, a := range d.sessions {
 		a.wakeLocked()
 	}
+}
+
+// fitLocked gives back what the maps need no more. Each method that removes something ends with it.
+func (d *Desired[S]) fitLocked() {
+	d.want = lean.Fit(d.want, &d.most.want)
+	d.gone = lean.Fit(d.gone, &d.most.gone)
+	d.again = lean.Fit(d.again, &d.most.again)
 }

@@ -3,6 +3,8 @@ package reconcile
 import (
 	"math"
 	"slices"
+
+	"github.com/seed-829c304d/wsshard/internal/lean"
 )
 
 // This file answers: which request comes next?
@@ -68,9 +70,11 @@ func (a *Applied[S]) Next(max, room int) (Batch[S], bool) {
 		}
 		if walk(w) == lost {
 			d.compactLocked() // this may have been the session that the removals were held for
+			d.fitLocked()
 		}
 	}
-	if cap(a.subs) > 1024 {
+	a.fit()
+	if cap(a.subs) > slack {
 		a.subs, a.nums = nil, nil // not a size that a session at rest should keep
 	}
 	return Batch[S]{}, false
@@ -119,7 +123,7 @@ func (a *Applied[S]) firstLocked(max, room int) (kind Kind, ok bool) {
 		a.subs, a.nums = append(a.subs, t.s), append(a.nums, num)
 	}
 	clear(a.first[len(left):])
-	if a.first = left; len(left) == 0 {
+	if a.first = lean.FitSlice(left); len(left) == 0 {
 		a.first, a.queued = nil, nil
 	}
 	if len(a.subs) > 0 {

@@ -2,8 +2,9 @@ package reconcile
 
 import (
 	"cmp"
-	"maps"
 	"slices"
+
+	"github.com/seed-829c304d/wsshard/internal/lean"
 )
 
 // This file answers: what was touched since a number?
@@ -56,10 +57,7 @@ func (d *Desired[S]) compactLocked() {
 		return d.gone[t.s] != t.num
 	})
 	d.held = len(d.gone)
-	if cap(d.order) > 4*(len(d.order)+slack) {
-		// Neither slices nor maps shrink by themselves; copies are no larger than they must.
-		d.order, d.want, d.gone = slices.Clone(d.order), maps.Clone(d.want), maps.Clone(d.gone)
-	}
+	d.order = lean.FitSlice(d.order)
 }
 
 // passedLocked returns the number up to which every session has looked for topics to unsubscribe.

@@ -130,6 +130,20 @@ func (c *VenueConn) End(frame []byte) {
 	c.gone()
 }
 
+// Say sends a frame.
+func (c *VenueConn) Say(frame []byte) {
+	c.mu.Lock()
+	c.out.Write(frame)
+	c.mu.Unlock()
+	select {
+	case c.wake <- struct{}{}:
+	default:
+	}
+}
+
+// TextFrame is one with a short text, for Say.
+func TextFrame(text string) []byte { return append([]byte{0x81, byte(len(text))}, text...) }
+
 // CloseFrame is one with a code, for End.
 func CloseFrame(code int) []byte { return []byte{0x88, 2, byte(code >> 8), byte(code)} }
 

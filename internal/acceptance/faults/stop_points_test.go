@@ -100,7 +100,7 @@ var stopPoints = []stopPoint{
 		}},
 
 	{name: "idle", phase: steady, reach: (*cell).settle,
-		waits: []string{"(*shard).hold", "(*reader).readLoop", "wsconn.(*Tap).Read", "(*writer).writeLoop", "(*run).observe"}},
+		waits: []string{"(*shard).hold", "(*reader).readLoop", "wsconn.(*Tap).Read", "(*writer).writeLoop", "(*events).deliver"}},
 	{name: "in Run", phase: steady, waits: []string{"(*ShardManager).Run"}, reach: func(c *cell) {
 		c.Subscribe(wanted...)
 		c.joined.Go(func() {
@@ -180,7 +180,7 @@ var stopPoints = []stopPoint{
 		c.set(func(h *hooks) { h.message = func(context.Context, wsshard.Message) { <-c.released } })
 		nap(time.Second)
 	}},
-	{name: "OnEvent, heedless", phase: steady, heedless: true, waits: []string{"(*run).observe"}, reach: func(c *cell) {
+	{name: "OnEvent, heedless", phase: steady, heedless: true, waits: []string{"(*events).deliver"}, reach: func(c *cell) {
 		c.settle()
 		c.set(func(h *hooks) { h.event = func() { <-c.released } })
 		c.M.Reconnect(0)

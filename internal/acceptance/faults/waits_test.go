@@ -27,6 +27,7 @@ var neverStopped = map[string]string{
 	"ended":                     "ctx ends in the same instant",
 	"wsconn.(*ahead).fill":      "the same Read, of a real socket: see internal/realworld/servers",
 	"wsconn.newAhead":           "it is what fill calls",
+	"(*ShardManager).Dump":      "the caller's own writer; no shard waits for it",
 	"(*outbox).moveTo":          "a send's channel has room for the one result",
 	"wsconn.(*Conn).fill":       "it reads what whole waits for",
 	"wsconn.payloadOf.Read":     "a strings.Reader",

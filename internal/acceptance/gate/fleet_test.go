@@ -45,6 +45,9 @@ func (f *fleet) URL(_ context.Context, st wsshard.ConnectionState) (string, erro
 func (f *fleet) SubscriptionMessage(wsshard.Request[int]) (wsshard.Message, error) {
 	return wsshard.Text("sub"), nil
 }
+func (f *fleet) Inspect(msg wsshard.Message, _ wsshard.ConnectionState) wsshard.Verdict[int] {
+	return wsshard.Verdict[int]{Switchover: string(msg.Data) == "maintenance"}
+}
 func (f *fleet) OnMessage(context.Context, wsshard.Message, wsshard.ConnectionState) {}
 
 func (f *fleet) OnEvent(ev wsshard.Event[int]) {

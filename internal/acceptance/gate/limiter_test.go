@@ -194,6 +194,7 @@ func TestLimiterIsShared(t *testing.T) {
 	const window = 10 * time.Second
 	limiter := wsshard.NewConnectLimiter(4, window)
 	cfg := wsshard.Config{MaxSubscriptionsPerShard: 1, Connection: wsshard.ConnectionConfig{Limiter: limiter}}
+	cfg.Health.DataTimeout = harness.Off // a silent connection and its replacement would be two
 	harness.Bubble(t, cfg, nil, func(w *harness.World) {
 		var busy atomic.Bool
 		w.Srv.Reject(func(*http.Request) (int, http.Header, string) {

@@ -26,6 +26,28 @@ func (h *requester) SubscriptionMessage(wsshard.Request[string]) (wsshard.Messag
 	return wsshard.Text("sub"), nil
 }
 
+// All shards are opened at once, until each has asked for its topic. The far end is in memory and in this process.
+func BenchmarkOpen(b *testing.B) {
+	for _, shards := range []int{100, 1000} {
+		b.Run(fmt.Sprintf("shards=%d", shards), func(b *testing.B) {
+			b.ReportAllocs()
+			for b.Loop() {
+				h := &requester{reached: make(chan struct{}, 1)}
+				h.last.Store(int64(shards))
+				m := connectedTo(b, h, wsshard.Config{MaxSubscriptionsPerShard: 1})
+				if _, err := m.Subscribe(million()[:shards]...); err != nil {
+					b.Fatal(err)
+				}
+				<-h.reached
+				b.StopTimer()
+				m.Stop(context.Background())
+				b.StartTimer()
+			}
+			b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N*shards), "ns/shard")
+		})
+	}
+}
+
 // All shards lose their connections and get new ones, until each has asked for its topic again. The far end is in memory and
 // in this process.
 func BenchmarkReconnect(b *testing.B) {

@@ -15,22 +15,20 @@ import (
 
 // This file answers: whose turn is it, and who joins whom?
 
-// TestTurns: MaxConcurrent at once; those that were asked for before those that are routine; first come, first served within
-// each. One that is asked for while it waits goes to the others that were asked for.
+// each is how long a switchover takes with the defaults and no network.
+const each = time.Second + harness.DefaultLinger
+
+// TestTurns: MaxConcurrent at once; first come, first served. A joiner comes when the first did.
 func TestTurns(t *testing.T) {
 	turnWorld(t, 7, func(w *harness.World, dialled func() []int) {
 		first := w.Hot(0)
-		notice := func(shard int) { w.Srv.Conn(shard).Send("maintenance"); harness.After(0) }
-		notice(1)
-		notice(2)
-		notice(3)
-		w.Hot(4)
-		w.Hot(5)
+		for shard := range 5 {
+			w.Hot(shard + 1)
+		}
 		joined := w.Hot(2)
 		if got := dialled(); !slices.Equal(got, []int{0}) {
 			t.Errorf("dialled for %v", got)
 		}
-		const each = time.Second + harness.DefaultLinger
 		first.Want(t, nil, each)
 		for i := range 6 {
 			harness.After(each)
@@ -38,11 +36,68 @@ func TestTurns(t *testing.T) {
 				t.Errorf("%d connections, want one more than there are shards", n)
 			}
 		}
-		if got := dialled(); !slices.Equal(got, []int{4, 5, 2, 1, 3}) {
+		if got := dialled(); !slices.Equal(got, []int{1, 2, 3, 4, 5}) {
 			t.Errorf("dialled for %v", got)
 		}
-		joined.Want(t, nil, 4*each)
+		joined.Want(t, nil, 3*each)
 		w.WantTopics(harness.Numbered(7)...)
+	})
+}
+
+// TestNoticeNeedsNoTurn: who is about to be closed does not wait for others, be it that somebody asked for its switchover before. What
+// others ask for waits as ever.
+func TestNoticeNeedsNoTurn(t *testing.T) {
+	turnWorld(t, 7, func(w *harness.World, dialled func() []int) {
+		w.Hot(0)
+		waits, joined := w.Hot(1), w.Hot(2)
+		for _, shard := range []int{3, 4, 2} {
+			w.Srv.Conn(shard).Send("maintenance")
+			harness.After(0)
+		}
+		if got := dialled(); !slices.Equal(got, []int{0, 3, 4, 2}) {
+			t.Errorf("dialled for %v", got)
+		}
+		joined.Want(t, nil, each)
+		if got := dialled(); !slices.Equal(got, []int{1}) {
+			t.Errorf("dialled for %v", got)
+		}
+		waits.Want(t, nil, 2*each)
+		if got, _ := switchovers(w, wsshard.EventSwitchoverDone); len(got) != 5 {
+			t.Errorf("done: %q", got)
+		}
+		w.WantTopics(harness.Numbered(7)...)
+	})
+}
+
+// TestFleetHasNotice: all connections are to be closed in 30 s. By default 6 of these shards may switch over at once, which would take
+// them 42 s; so many as the door lets dial take no longer than one.
+func TestFleetHasNotice(t *testing.T) {
+	const shards = 200
+	harness.Bubble(t, oneEach(), harness.WithTags, func(w *harness.World) {
+		w.Start(harness.Numbered(shards)...)
+		w.Sync()
+		harness.After(time.Minute)
+		for _, c := range w.Srv.Live() {
+			c.Send("maintenance")
+		}
+		harness.After(2 * each)
+		m := w.M.Metrics()
+		if m.HotSwitchovers != shards || m.HotSwitchoverFailures != 0 || m.Gaps != 0 || len(w.Srv.Live()) != shards {
+			t.Errorf("after %v: %d of %d are over, %d failed, %d gaps, %d connections", 2*each, m.HotSwitchovers, shards, m.HotSwitchoverFailures, m.Gaps, len(w.Srv.Live()))
+		}
+		w.WantTopics(harness.Numbered(shards)...)
+
+		// What the application asks for is bounded.
+		for shard := range shards {
+			w.Hot(shard)
+		}
+		for range 3 {
+			harness.After(each - time.Millisecond)
+			if n := len(w.Srv.Live()); n != shards+shards/32 {
+				t.Errorf("%d connections, want %d more than there are shards", n, shards/32)
+			}
+			harness.After(time.Millisecond)
+		}
 	})
 }
 
