@@ -60,7 +60,7 @@ type nothing struct{ error }
 func (nothing) Timeout() bool   { return true }
 func (nothing) Temporary() bool { return true }
 
-var errNothing net.Error = nothing{errors.New("nothing has come")}
+var errNothing error = nothing{errors.New("nothing has come")}
 
 // sealed reads a TLS connection into a borrowed buffer, a record at a time.
 type sealed struct {
@@ -80,24 +80,35 @@ func newSealed(conn *tls.Conn) *sealed {
 }
 
 func (s *sealed) fill(p []byte) ([]byte, error) {
+	s.free()
 	for {
-		to := p
-		if len(p) < mostRecord {
-			if s.buf == nil {
-				s.buf = borrowed.Get().(*[readAhead]byte)
-			}
-			to = s.buf[:]
+		b, err := s.ask(p)
+		if err != errNothing {
+			return b, err
 		}
-		n, err := s.conn.Read(to)
-		if !errors.Is(err, errNothing) {
-			return to[:n], err
-		}
-		if n > 0 {
-			return to[:n], nil
-		}
-		s.free()
 		s.under.wait()
 	}
+}
+
+// ask returns what TLS has, and errNothing only if that is nothing.
+func (s *sealed) ask(p []byte) (b []byte, err error) {
+	var buf *[readAhead]byte
+	if len(p) < mostRecord {
+		buf = borrowed.Get().(*[readAhead]byte)
+		p = buf[:]
+	}
+	n, err := s.conn.Read(p)
+	if n > 0 {
+		if err == errNothing {
+			err = nil // a farewell has come in part
+		}
+		s.buf = buf
+		return p[:n], err
+	}
+	if buf != nil {
+		borrowed.Put(buf)
+	}
+	return nil, err
 }
 
 func (s *sealed) free() {
