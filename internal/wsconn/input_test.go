@@ -102,11 +102,8 @@ func protocol(t *testing.T, list []string, bytewise, deflate, lend bool) (lines 
 			if !lend {
 				data = c.Detach()
 			}
-			if s := string(data); lend {
-				c.poison() // what follows must be whole
-			} else if _ = append(data, "beyond"...); s != string(data) {
-				t.Errorf("%q became %q", s, data)
-			}
+			_ = append(data, "beyond"...) // a handler may: what follows must be whole
+			c.poison()
 		}
 	})
 	return lines

@@ -104,7 +104,7 @@ func TestBorrowed(t *testing.T) {
 		} {
 			t.Run(fmt.Sprint(name, lend), func(t *testing.T) {
 				client, server := dial()
-				frames, want := feed(uint64(i), 6<<20)
+				frames, want := feed(uint64(i), 2<<20)
 				go func() {
 					for s := range slices.Values(inPieces(strings.Join(frames, ""), uint64(i), 200_000)) {
 						io.WriteString(server, s)
@@ -128,6 +128,7 @@ func TestBorrowed(t *testing.T) {
 					if _, data, err = c.Read(); err != nil {
 						break
 					}
+					scribble()
 					if string(kept) != before {
 						t.Fatal("a message changed that was not lent")
 					}
@@ -147,6 +148,15 @@ func TestBorrowed(t *testing.T) {
 			})
 		}
 	}
+}
+
+// scribble overwrites what the next who borrows would get: nobody may need it any more.
+func scribble() {
+	b := borrowed.Get().(*[readAhead]byte)
+	for i := range b {
+		b[i] = 0xEE
+	}
+	borrowed.Put(b)
 }
 
 // holds reports whether c has borrowed a buffer for what it reads.
@@ -269,9 +279,34 @@ func TestSealedErrors(t *testing.T) {
 	}
 }
 
+// A farewell that has come in part takes nothing from the data before it.
+func TestSealedFarewell(t *testing.T) {
+	client, server, under := dialTLS(t, func(cfg *tls.Config) { cfg.MaxVersion = tls.VersionTLS12 }) // 1.3 hides what is a farewell
+	under.keeps = true
+	tap := NewTap(client, 0)
+	tap.Established(0)
+	io.WriteString(server, "abc")
+	data := under.kept.Len()
+	server.CloseWrite()
+	under.SetWriteDeadline(time.Time{})
+	sent := under.kept.Bytes()
+	under.TCPConn.Write(sent[:data+3])
+	if b, err := tap.fetch(nil); string(b) != "abc" || err != nil {
+		t.Errorf("%q, %v", b, err)
+	}
+	under.TCPConn.Write(sent[data+3:])
+	if b, err := tap.fetch(nil); len(b) != 0 || err != io.EOF {
+		t.Errorf("then %q, %v", b, err)
+	}
+}
+
 // TLS that may renegotiate waits by itself, and so does TLS on what is no socket of ours.
 func TestSealedOnlyWhereItMay(t *testing.T) {
-	client, _, _ := dialTLS(t, func(cfg *tls.Config) { cfg.Renegotiation = tls.RenegotiateFreelyAsClient })
+	client, _, _ := dialTLS(t, nil)
+	if s, ok := newSource(client, 5000).(*sealed); !ok || !s.under.asks {
+		t.Errorf("on a socket: %T", s)
+	}
+	client, _, _ = dialTLS(t, func(cfg *tls.Config) { cfg.Renegotiation = tls.RenegotiateFreelyAsClient })
 	a, b := net.Pipe()
 	defer a.Close()
 	defer b.Close()
