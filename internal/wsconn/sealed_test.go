@@ -190,6 +190,7 @@ func TestBorrowedFor(t *testing.T) {
 				if !lend {
 					data = c.Detach()
 				}
+				scribble()
 				read <- string(data)
 			}
 		}()
