@@ -150,13 +150,15 @@ func TestBorrowed(t *testing.T) {
 	}
 }
 
-// scribble overwrites what the next who borrows would get: nobody may need it any more.
+// scribble overwrites what the next who borrow would get: nobody may need it any more.
 func scribble() {
-	b := borrowed.Get().(*[readAhead]byte)
-	for i := range b {
-		b[i] = 0xEE
+	for range 4 {
+		b := borrowed.Get().(*[readAhead]byte)
+		for i := range b {
+			b[i] = 0xEE
+		}
+		defer borrowed.Put(b)
 	}
-	borrowed.Put(b)
 }
 
 // holds reports whether c has borrowed a buffer for what it reads.
