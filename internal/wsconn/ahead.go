@@ -16,7 +16,6 @@ type ahead struct {
 }
 
 func (a *ahead) fill(p []byte) ([]byte, error) {
-	a.free()
 	a.n, a.err = 0, nil
 	if len(p) >= readAhead {
 		a.p = p

@@ -133,6 +133,17 @@ func TestInPlaceDoesNotShow(t *testing.T) {
 	}
 }
 
+// A message without data counts as a frame without data, one with data ends the count, wherever they lie.
+func TestEmptyMessagesCount(t *testing.T) {
+	tap := NewTap(&cut{pieces: []string{strings.Repeat(raw(0x82, ""), 3) + raw(0x82, "x")}, inside: true}, 0)
+	c := New(nil, tap, Options{})
+	for _, want := range []int{1, 2, 3, 0} {
+		if _, _, err := c.Read(); err != nil || c.flood.sum != want {
+			t.Errorf("%d are counted, want %d: %v", c.flood.sum, want, err)
+		}
+	}
+}
+
 func FuzzInPlace(f *testing.F) {
 	for i, s := range frames {
 		f.Add([]byte(s), uint64(i), uint16(300), i%2 == 0, i%3 == 0)

@@ -80,7 +80,6 @@ func newSealed(conn *tls.Conn) *sealed {
 }
 
 func (s *sealed) fill(p []byte) ([]byte, error) {
-	s.free()
 	for {
 		b, err := s.ask(p)
 		if err != errNothing {

@@ -217,7 +217,7 @@ func TestBorrowedFor(t *testing.T) {
 			t.Error("a header has begun, and no message")
 		}
 		under.TCPConn.Write(sent[len(sent)-5:])
-		if got := <-read; got != "d" || holds(c) {
+		if got := <-read; got != "d" || holds(c) || c.source.(*sealed).under.ahead.buf != nil {
 			t.Errorf("lent %v: read %.10q, holding a buffer: %v", lend, got, holds(c))
 		}
 		next <- true

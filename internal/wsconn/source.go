@@ -19,8 +19,8 @@ var borrowed = sync.Pool{New: func() any { return new([readAhead]byte) }}
 
 // A source is what the reader takes bytes from, once the handshake is over.
 type source interface {
-	// fill waits until there are bytes, or an error. They lie in memory of the source's, which is valid until the next fill
-	// or free; in p instead, if that is longer than what the source would read at a time. All before them must be taken.
+	// fill waits until there are bytes, or an error. They lie in memory of the source's, which is valid until free; in p
+	// instead, if that is as long as what the source would read at a time. free comes before each fill.
 	fill(p []byte) ([]byte, error)
 
 	// free gives memory back that the source holds for bytes that were taken.

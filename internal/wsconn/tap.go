@@ -187,7 +187,6 @@ func (t *Tap) Read(p []byte) (n int, err error) {
 // fetch waits for bytes and returns them where they lie: valid until the next fetch. They may lie in p, if that is long.
 func (t *Tap) fetch(p []byte) (b []byte, err error) {
 	if b, t.rest = t.rest, nil; len(b) > 0 {
-		t.partial = true
 		return b, nil
 	}
 	t.source.free()
