@@ -28,7 +28,7 @@ var neverStopped = map[string]string{
 	"ended":                     "ctx ends in the same instant",
 	"wsconn.(*ahead).fill":      "the same Read, of a real socket: see internal/realworld/servers",
 	"wsconn.newAhead":           "it is what fill calls",
-	"wsconn.(*sealed).fill":     "it gets what is there, and waits in (*ahead).fill",
+	"wsconn.(*sealed).ask":      "it gets what is there: beneath TLS nothing waits",
 	"wsconn.(*beneath).Read":    "it is what TLS calls in its handshake, and readHead calls TLS",
 	"(*outbox).moveTo":          "a send's channel has room for the one result",
 	"wsconn.(*Conn).fill":       "it reads what whole waits for",
