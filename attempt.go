@@ -300,7 +300,7 @@ func (l *loginConn) Read(ctx context.Context) (Message, error) {
 		return Message{}, ErrNotConnected
 	}
 	defer context.AfterFunc(ctx, l.conn.Kill)()
-	text, data, err := l.conn.Read()
+	text, _, err := l.conn.Read()
 	if err != nil {
 		if ctx.Err() != nil {
 			return Message{}, context.Cause(ctx)
@@ -314,7 +314,7 @@ func (l *loginConn) Read(ctx context.Context) (Message, error) {
 	if err := l.pen.pongNow(); err != nil {
 		return Message{}, err
 	}
-	msg := Binary(append([]byte(nil), data...))
+	msg := Binary(l.conn.Detach())
 	if text {
 		msg.Type = TextMessage
 	}

@@ -63,7 +63,7 @@ type ConnectionConfig struct {
 	Proxy                      string   // socks5://, socks5h://, http://, https://, with user:password@
 	TLSConfig                  *tls.Config
 	Header                     http.Header // static headers; those that the handshake owns are refused
-	ReadBufferSize             int         // 4096 bytes; plain TCP needs 1024 of them, and borrows 64 KiB while bytes come
+	ReadBufferSize             int         // 4096 bytes; only for what is neither TCP nor TLS on it: those borrow 64 KiB while bytes come
 	ReadLimit                  int64       // 16 MiB, decompressed; a longer announced length is refused at once
 	EnableCompression          bool        // permessage-deflate, each message by itself: a server that insists on more is dialled once more without, and not asked again
 	Subprotocols               []string

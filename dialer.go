@@ -140,7 +140,7 @@ func (d *dialer) secure(ctx context.Context, conn net.Conn, host string) (net.Co
 		cfg = cfg.Clone()
 		cfg.ServerName = host
 	}
-	c := tls.Client(conn, cfg)
+	c := wsconn.Client(conn, cfg)
 	if err := c.HandshakeContext(ctx); err != nil {
 		return nil, &tlsError{err}
 	}

@@ -112,12 +112,7 @@ func (r *reader[S]) readLoop() error {
 			r.message(text, data)
 			r.conn.Poison()
 		} else {
-			if !r.conn.Detached() {
-				own := make([]byte, len(data)) // exactly: a message that is kept keeps nothing else
-				copy(own, data)
-				data = own
-			}
-			r.guarded(text, data)
+			r.guarded(text, r.conn.Detach())
 		}
 	}
 }

@@ -16,8 +16,29 @@ import (
 	"time"
 )
 
+// taking is what the reader of a Tap sees, as an io.Reader.
+type taking struct {
+	*Tap
+	in *input
+}
+
+func take(tap *Tap) *taking { return &taking{tap, &input{tap: tap}} }
+
+func (r *taking) Read(p []byte) (n int, err error) {
+	if len(p) > 0 {
+		n, err = r.in.read(p)
+	}
+	if r.in.err = nil; err == io.ErrUnexpectedEOF {
+		err = io.EOF
+	}
+	return n, err
+}
+
+// holds reports whether a buffer is borrowed.
+func (r *taking) holds() bool { return r.source.(*ahead).buf != nil }
+
 // dialTCP returns both ends of a connection over the loopback interface, with a Tap on the client's.
-func dialTCP(t *testing.T) (tap *Tap, client, server *net.TCPConn) {
+func dialTCP(t *testing.T) (tap *taking, client, server *net.TCPConn) {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -33,15 +54,15 @@ func dialTCP(t *testing.T) (tap *Tap, client, server *net.TCPConn) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { conn.Close(); peer.Close() })
-	tap = NewTap(conn, maxTestHead)
-	tap.Established()
+	tap = take(NewTap(conn, maxTestHead))
+	tap.Established(0)
 	return tap, conn.(*net.TCPConn), peer.(*net.TCPConn)
 }
 
 const maxTestHead = 1 << 10
 
 // waits returns when somebody reads.
-func waits(tap *Tap) {
+func waits(tap *taking) {
 	for !tap.Signs().Waiting {
 		runtime.Gosched()
 	}
@@ -52,7 +73,7 @@ func TestAheadBytes(t *testing.T) {
 	for i := range want {
 		want[i] = byte(rand.Uint32())
 	}
-	for _, size := range []int{1, 100, smallBuffer, 4096, readAhead, 2 * readAhead} {
+	for _, size := range []int{1, 100, 1024, 4096, readAhead, 2 * readAhead} {
 		tap, _, server := dialTCP(t)
 		sent := want[:min(len(want), 1000*size)]
 		go func() {
@@ -94,7 +115,7 @@ func TestAheadIsAReader(t *testing.T) {
 	}
 }
 
-// A connection holds a buffer as long as there is something in it, and no longer.
+// A connection holds a buffer as long as there is something in it, or until that was handled, and no longer.
 func TestAheadBuffer(t *testing.T) {
 	tap, _, server := dialTCP(t)
 	server.Write([]byte("abc"))
@@ -103,19 +124,25 @@ func TestAheadBuffer(t *testing.T) {
 		if n, err := tap.Read(buf); err != nil || string(buf[:n]) != want {
 			t.Fatalf("read %q, %v; want %q", buf[:n], err, want)
 		}
-		if held := tap.ahead.buf != nil; held != (want == "ab") {
-			t.Errorf("after %q a buffer is held: %v", want, held)
+		tap.in.drained()
+		if tap.holds() != (want == "ab") {
+			t.Errorf("after %q a buffer is held: %v", want, tap.holds())
 		}
 	}
+	server.Write([]byte("d"))
+	tap.Read(buf)
 	read := make(chan struct{})
 	go func() {
 		tap.Read(buf)
 		close(read)
 	}()
 	waits(tap)
-	server.Write([]byte("d"))
+	if tap.holds() {
+		t.Error("a buffer is held while nothing comes")
+	}
+	server.Write([]byte("e"))
 	<-read
-	if s := tap.Signs(); s.Reads != 2 {
+	if s := tap.Signs(); s.Reads != 3 {
 		t.Errorf("%+v", s)
 	}
 }
@@ -187,22 +214,18 @@ func (c *counting) Read(p []byte) (int, error) {
 
 // A type around a TCP connection may mean something by its Read.
 func TestAheadLeavesWrappersAlone(t *testing.T) {
-	tap, client, server := dialTCP(t)
-	if n := tap.bufferSize(4096); n != smallBuffer {
-		t.Errorf("the reader's buffer has %d bytes", n)
-	}
-	if n := tap.bufferSize(100); n != 100 {
-		t.Errorf("asked for 100 bytes, it has %d", n)
-	}
-	c := &counting{TCPConn: client}
-	tap = NewTap(c, maxTestHead)
-	tap.Established()
-	server.Write([]byte("abc"))
-	if n, err := tap.Read(make([]byte, 10)); n != 3 || err != nil || c.reads != 1 {
-		t.Errorf("read %d, %v; %d reads", n, err, c.reads)
-	}
-	if n := tap.bufferSize(4096); n != 4096 {
-		t.Errorf("the reader's buffer has %d bytes", n)
+	_, client, server := dialTCP(t)
+	for asked, want := range map[int]int{4096: 4096, 100: leastBuffer} {
+		c := &counting{TCPConn: client}
+		tap := take(NewTap(c, maxTestHead))
+		tap.Established(asked)
+		server.Write([]byte("abc"))
+		if n, err := tap.Read(make([]byte, 10)); n != 3 || err != nil || c.reads != 1 {
+			t.Errorf("read %d, %v; %d reads", n, err, c.reads)
+		}
+		if n := len(tap.source.(*buffered).buf); n != want {
+			t.Errorf("asked for %d bytes, it has %d", asked, n)
+		}
 	}
 }
 
@@ -218,8 +241,8 @@ func TestAheadHandshake(t *testing.T) {
 	if _, err := tap.Read(buf); err != ErrHead {
 		t.Errorf("past the budget: %v", err)
 	}
-	tap.Established()
-	if n, err := tap.Read(buf); err != nil || string(buf[:n]) != "def" {
+	tap.Established(0)
+	if n, err := take(tap).Read(buf); err != nil || string(buf[:n]) != "def" {
 		t.Errorf("then: %q, %v", buf[:n], err)
 	}
 }

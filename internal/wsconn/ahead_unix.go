@@ -22,16 +22,22 @@ func newAhead(conn net.Conn) *ahead {
 	}
 	a := &ahead{raw: raw}
 	a.try = func(fd uintptr) bool {
-		buf := aheadBuffers.Get().(*[readAhead]byte)
-		n, err := syscall.Read(int(fd), buf[:])
+		buf, p := (*[readAhead]byte)(nil), a.p
+		if p == nil {
+			buf = borrowed.Get().(*[readAhead]byte)
+			p = buf[:]
+		}
+		n, err := syscall.Read(int(fd), p)
 		for err == syscall.EINTR {
-			n, err = syscall.Read(int(fd), buf[:])
+			n, err = syscall.Read(int(fd), p)
 		}
 		if n > 0 {
-			a.buf, a.rest = buf, buf[:n]
+			a.buf, a.n = buf, n
 			return true
 		}
-		aheadBuffers.Put(buf)
+		if buf != nil {
+			borrowed.Put(buf)
+		}
 		switch err {
 		case syscall.EAGAIN:
 			return false

@@ -11,6 +11,7 @@ import (
 	"io"
 	"math/bits"
 	"net"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -90,7 +91,7 @@ type Conn struct {
 	broken  error   // what ended the reading
 	buf     []byte  // kept
 	last    []byte  // what Read returned last
-	own     bool    // that is no buffer of ours
+	own     bool    // that stays valid
 	loan    *[]byte // last's memory, if it goes back to lent
 
 	// protected by Unfinished.mu
@@ -102,8 +103,8 @@ type Conn struct {
 func New(ws *websocket.Conn, tap *Tap, opt Options) *Conn {
 	c := &Conn{Tap: tap, ws: ws, opt: opt}
 	c.deflate = Agreed(tap.Extensions(), true).Deflate
-	c.in = input{tap: tap, buf: make([]byte, max(leastBuffer, tap.bufferSize(opt.ReadBuffer)))}
-	tap.Established()
+	c.in.tap = tap
+	tap.Established(opt.ReadBuffer)
 	return c
 }
 
@@ -124,6 +125,7 @@ func (c *Conn) Read() (text bool, data []byte, err error) {
 		c.broken = ErrUnfinished
 	}
 	if c.broken != nil {
+		c.in.drop()
 		return false, nil, c.broken
 	}
 	c.last = data
@@ -156,13 +158,27 @@ func (c *Conn) takeBack() {
 	c.last, c.own = nil, false
 }
 
-// Detached reports whether what the last Read returned stays valid: it was too long for a buffer that is kept.
-func (c *Conn) Detached() bool { return c.own }
+// Detach returns what the last Read returned, in memory of its own, which is exactly as long and stays valid: who keeps it
+// keeps nothing else.
+func (c *Conn) Detach() []byte {
+	if !c.own {
+		own := make([]byte, len(c.last))
+		copy(own, c.last)
+		c.last, c.own = own, true
+		c.in.drained()
+	}
+	return c.last
+}
 
 // whole reads a message to its end. What the buffer has no room for is read in borrowed pieces, which are joined when the
 // message is complete. So one that never ends, or is over the limit, takes no more memory than it has bytes; a buffer that grows
 // by being copied would take more than twice that.
 func (c *Conn) whole() ([]byte, error) {
+	if c.fin && !c.packed {
+		if data, ok := c.in.whole(c.left); ok {
+			return c.placed(data), nil
+		}
+	}
 	if cap(c.buf) == 0 {
 		c.buf = make([]byte, 0, leastPiece)
 	}
@@ -204,6 +220,21 @@ func (c *Conn) whole() ([]byte, error) {
 		room := c.room(size)
 		piece, before = full[len(full)-1][:room:room], size
 	}
+}
+
+// placed is a message that has come as one frame, where it lies. Where the application decides how long it is used, a short one
+// leaves a borrowed buffer behind of which it is the last: so a slow handler holds one only while there is more to read.
+func (c *Conn) placed(data []byte) []byte {
+	c.left = 0
+	if len(data) > 0 && c.flood.sum > 0 {
+		c.flood.data()
+	}
+	if c.opt.Lend && len(data) <= leastPiece && len(c.in.rest) == 0 {
+		c.buf = append(slices.Grow(c.buf[:0], leastPiece), data...)
+		c.in.drained()
+		return c.buf
+	}
+	return data
 }
 
 // short reads a message of one frame that fits into the buffer.

@@ -128,11 +128,11 @@ func TestBuffer(t *testing.T) {
 	opened(t, Options{}, false, func(t *testing.T, c *Conn, srv *wstest.Conn) {
 		go io.WriteString(srv, raw(0x82, strings.Repeat("x", keepBuffer))+raw(0x82, "y"))
 		_, data, err := c.Read()
-		if err != nil || len(data) != keepBuffer || cap(data) != keepBuffer || !c.Detached() {
-			t.Fatalf("%d bytes, detached %v, %v", len(data), c.Detached(), err)
+		if err != nil || len(data) != keepBuffer || cap(data) != keepBuffer || !c.own {
+			t.Fatalf("%d bytes, detached %v, %v", len(data), c.own, err)
 		}
-		if c.Read(); c.Detached() || data[0] != 'x' || cap(c.buf) != leastPiece {
-			t.Errorf("%d bytes are kept, detached %v, the message became %q", cap(c.buf), c.Detached(), data[0])
+		if c.Read(); c.own || data[0] != 'x' || cap(c.buf) != leastPiece {
+			t.Errorf("%d bytes are kept, detached %v, the message became %q", cap(c.buf), c.own, data[0])
 		}
 		go c.Read()
 		synctest.Wait()
@@ -146,8 +146,8 @@ func TestBuffer(t *testing.T) {
 		c.Read()
 		had := &c.buf[:1][0]
 		for range 2 {
-			if c.Read(); &c.buf[:1][0] != had || c.Detached() {
-				t.Errorf("a buffer became one of %d bytes, detached %v", cap(c.buf), c.Detached())
+			if c.Read(); &c.buf[:1][0] != had || c.own {
+				t.Errorf("a buffer became one of %d bytes, detached %v", cap(c.buf), c.own)
 			}
 		}
 	})

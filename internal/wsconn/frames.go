@@ -33,68 +33,6 @@ const (
 // mostControl is the most payload of a control frame, bytes.
 const mostControl = 125
 
-// leastBuffer has room for a control frame with its header.
-const leastBuffer = 256
-
-// input is the socket behind a buffer.
-type input struct {
-	tap  *Tap
-	buf  []byte
-	r, w int   // of buf: what is there
-	err  error // what comes after it
-}
-
-// need returns the next n bytes, which stay where they are; n is at most leastBuffer.
-func (in *input) need(n int) ([]byte, error) {
-	for in.w-in.r < n {
-		if in.err != nil {
-			return nil, in.err
-		}
-		if in.r > 0 {
-			in.w, in.r = copy(in.buf, in.buf[in.r:in.w]), 0
-		}
-		in.w += in.more(in.buf[in.w:])
-	}
-	return in.buf[in.r : in.r+n], nil
-}
-
-// read takes some bytes, past the buffer when it is empty and p is long.
-func (in *input) read(p []byte) (n int, err error) {
-	if in.r == in.w {
-		if in.err != nil {
-			return 0, in.err
-		}
-		if len(p) >= len(in.buf) {
-			if n = in.more(p); n > 0 {
-				return n, nil
-			}
-			return 0, in.err
-		}
-		in.r = 0
-		if in.w = in.more(in.buf); in.w == 0 {
-			return 0, in.err
-		}
-	}
-	n = copy(p, in.buf[in.r:in.w])
-	in.r += n
-	return n, nil
-}
-
-// more reads from the socket. It is the end, where no close frame came before it, that is unexpected.
-func (in *input) more(p []byte) (n int) {
-	for range 100 {
-		n, in.err = in.tap.Read(p)
-		if in.err == io.EOF {
-			in.err = io.ErrUnexpectedEOF
-		}
-		if n > 0 || in.err != nil {
-			return n
-		}
-	}
-	in.err = io.ErrNoProgress
-	return 0
-}
-
 // next finds the first frame of the next message. What control frames ask for is done on the way.
 func (c *Conn) next() (text bool, err error) {
 	c.size = 0
@@ -127,7 +65,7 @@ func (c *Conn) header() (op byte, err error) {
 			}
 			length, size = binary.BigEndian.Uint64(p[2:]), 10
 		}
-		c.in.r += size
+		c.in.take(size)
 		if op >= opClose {
 			if err := c.controlled(op, int(length)); err != nil {
 				return 0, err
@@ -197,11 +135,12 @@ func (c *Conn) controlled(op byte, length int) error {
 	if err := c.bare(); err != nil {
 		return err
 	}
+	c.partial = true // it may be all of its header that came with the frame before
 	p, err := c.in.need(length)
 	if err != nil {
 		return err
 	}
-	c.in.r += length
+	c.in.take(length)
 	if op == opClose {
 		closed, err := closeFrame(p)
 		if err == nil {

@@ -33,7 +33,7 @@ type Tap struct {
 	stamp   time.Duration
 	counted time.Duration // the stamp that whole has
 	failed  error         // what the last Read returned
-	ahead   *ahead        // nil: each Read is one of the socket
+	source  source        // of what comes after rest; nil: the handshake is not over
 
 	whole atomic.Int64 // see Whole
 
@@ -73,7 +73,7 @@ func (s Signs) Clock(now time.Duration) time.Duration {
 
 // NewTap begins to watch conn, whose handshake may cost at most budget.
 func NewTap(conn net.Conn, budget int) *Tap {
-	return &Tap{Conn: conn, base: time.Now(), head: &head{left: budget}, ahead: newAhead(conn)}
+	return &Tap{Conn: conn, base: time.Now(), head: &head{left: budget}}
 }
 
 // Now is the time since the Tap began, as used in Signs.
@@ -101,8 +101,10 @@ func (t *Tap) Extensions() []string {
 }
 
 // Established ends the handshake: no budget for bytes from here on. What followed the head in its packet are frames, and the
-// last of them may not have ended. A callback is what comes next.
-func (t *Tap) Established() {
+// last of them may not have ended. A callback is what comes next. Where the reader cannot borrow a buffer, it gets one of so
+// many bytes.
+func (t *Tap) Established(buffer int) {
+	t.source = newSource(t.Conn, buffer)
 	if t.head != nil {
 		t.rest, t.head = t.head.raw, nil
 	}
@@ -174,40 +176,24 @@ func (t *Tap) runs(now time.Duration) {
 	t.mark, t.stands = now, false
 }
 
-// bufferSize is the size of the buffer that the reader shall have, where it would have n bytes.
-func (t *Tap) bufferSize(n int) int {
-	if t.ahead != nil {
-		n = min(n, smallBuffer)
+// Read serves the handshake. What comes after it is fetched.
+func (t *Tap) Read(p []byte) (n int, err error) {
+	if t.head == nil {
+		return 0, net.ErrClosed
 	}
-	return n
+	return t.readHead(p)
 }
 
-func (t *Tap) Read(p []byte) (n int, err error) {
-	switch {
-	case t.head != nil:
-		return t.readHead(p)
-	case len(t.rest) > 0:
-		n = copy(p, t.rest)
-		if t.rest = t.rest[n:]; len(t.rest) == 0 {
-			t.rest = nil
-		}
-		t.partial = true
-		return n, nil
-	case t.ahead == nil:
-		t.waits()
-		n, err = t.Conn.Read(p)
-		t.came(n, err)
-		return n, err
-	case len(t.ahead.rest) == 0:
-		t.waits()
-		n, err = t.ahead.fill()
-		t.came(n, err)
-		if err != nil {
-			return 0, err
-		}
+// fetch waits for bytes and returns them where they lie: valid until the next fetch. They may lie in p, if that is long.
+func (t *Tap) fetch(p []byte) (b []byte, err error) {
+	if b, t.rest = t.rest, nil; len(b) > 0 {
+		return b, nil
 	}
-	t.partial = true
-	return t.ahead.take(p), nil
+	t.source.free()
+	t.waits()
+	b, err = t.source.fill(p)
+	t.came(len(b), err)
+	return b, err
 }
 
 // Write counts the frames that leave.

@@ -35,7 +35,7 @@ func tapped(t *testing.T, f func(t *testing.T, tap *Tap), reads ...step) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
 		tap := NewTap(&script{reads: reads}, 0)
-		tap.Established()
+		tap.Established(0)
 		f(t, tap)
 	})
 }
@@ -52,9 +52,12 @@ func TestHeadBudget(t *testing.T) {
 			t.Errorf("read %d: %d, %v (%v)", i, n, err, tap.Failed())
 		}
 	}
-	tap.Established() // over: what is read from now on is the connection's
-	if n, err := tap.Read(p); n != 1 || err != nil || tap.Signs().Reads != 1 {
-		t.Errorf("%d, %v, %+v", n, err, tap.Signs())
+	tap.Established(0) // over: what is read from now on is the connection's
+	if b, err := tap.fetch(nil); len(b) != 1 || err != nil || tap.Signs().Reads != 1 {
+		t.Errorf("%q, %v, %+v", b, err, tap.Signs())
+	}
+	if _, err := tap.Read(p); err != net.ErrClosed {
+		t.Errorf("the handshake goes on: %v", err)
 	}
 }
 
@@ -74,7 +77,6 @@ func TestHeadError(t *testing.T) {
 // The reader's clock stands still in callbacks, and only there.
 func TestReadersClock(t *testing.T) {
 	tapped(t, func(t *testing.T, tap *Tap) {
-		p := make([]byte, 10)
 		want := func(what string, clock time.Duration, waiting bool) {
 			t.Helper()
 			if s := tap.Signs(); s.Clock(tap.Now()) != clock || s.Waiting != waiting {
@@ -85,7 +87,7 @@ func TestReadersClock(t *testing.T) {
 		time.Sleep(time.Hour) // a callback
 		want("before the first read", 0, false)
 
-		go tap.Read(p)
+		go tap.fetch(nil)
 		time.Sleep(2 * time.Second)
 		want("waiting", 2*time.Second, true)
 		time.Sleep(time.Second)
@@ -100,13 +102,13 @@ func TestReadersClock(t *testing.T) {
 		tap.leaves()
 		time.Sleep(time.Hour)
 		want("in a callback", 3*time.Second, false)
-		tap.Read(p)
+		tap.fetch(nil)
 		want("read what was there", 3*time.Second, false)
 		if s := tap.Signs(); s.Asked != 3*time.Second {
 			t.Errorf("it began to wait at %v", s.Asked)
 		}
 		time.Sleep(4 * time.Second) // it parses
-		tap.Read(p)
+		tap.fetch(nil)
 		want("had parsed", 7*time.Second, false)
 		tap.leaves()
 		time.Sleep(time.Hour)
@@ -122,7 +124,7 @@ func TestReadersClock(t *testing.T) {
 		tap.returns()
 		time.Sleep(time.Second)
 		tap.leaves()
-		if tap.Read(p); tap.Failed() != io.ErrClosedPipe {
+		if tap.fetch(nil); tap.Failed() != io.ErrClosedPipe {
 			t.Errorf("failed with %v", tap.Failed())
 		}
 		want("parsed a ping and what followed a heartbeat", 10*time.Second, false)
@@ -145,18 +147,17 @@ func TestClockOfThePast(t *testing.T) {
 // Data is when the last data message had been handled, and is published when the reader waits again.
 func TestFresh(t *testing.T) {
 	tapped(t, func(t *testing.T, tap *Tap) {
-		p := make([]byte, 10)
-		tap.Read(p)
+		tap.fetch(nil)
 		tap.leaves()
 		if tap.Fresh(); tap.Signs().Fed {
 			t.Error("fed before it was handled")
 		}
 		time.Sleep(time.Minute) // the handler
-		tap.Read(p)
+		tap.fetch(nil)
 		if s := tap.Signs(); !s.Fed || s.Data != time.Second || s.Waited != 3*time.Second {
 			t.Errorf("%+v", s)
 		}
-		tap.Read(p)
+		tap.fetch(nil)
 		if s := tap.Signs(); s.Data != time.Second {
 			t.Errorf("fed by nothing: %+v", s)
 		}
@@ -167,10 +168,9 @@ func TestFresh(t *testing.T) {
 func TestBegun(t *testing.T) {
 	one := step{after: time.Second, bytes: "x"}
 	tapped(t, func(t *testing.T, tap *Tap) {
-		p := make([]byte, 10)
 		read := func(begun bool, began time.Duration) {
 			t.Helper()
-			tap.Read(p)
+			tap.fetch(nil)
 			if s := tap.Signs(); s.Begun != begun || begun && s.Began != began {
 				t.Errorf("after %v: begun %v at %v, want %v at %v", s.Waited, s.Begun, s.Began, begun, began)
 			}

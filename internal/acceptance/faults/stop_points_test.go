@@ -100,7 +100,7 @@ var stopPoints = []stopPoint{
 		}},
 
 	{name: "idle", phase: steady, reach: (*cell).settle,
-		waits: []string{"(*shard).hold", "(*reader).readLoop", "wsconn.(*Tap).Read", "(*writer).writeLoop", "(*events).deliver"}},
+		waits: []string{"(*shard).hold", "(*reader).readLoop", "wsconn.(*buffered).fill", "(*writer).writeLoop", "(*events).deliver"}},
 	{name: "in Run", phase: steady, waits: []string{"(*ShardManager).Run"}, reach: func(c *cell) {
 		c.Subscribe(wanted...)
 		c.joined.Go(func() {
@@ -149,7 +149,7 @@ var stopPoints = []stopPoint{
 		c.only().Net().Write([]byte(harness.RawBytes(harness.Fin|harness.OpClose, harness.ClosePayload(1001, ""))))
 		nap(100 * time.Millisecond)
 	}},
-	{name: "half a message", phase: steady, waits: []string{"wsconn.(*Conn).whole", "wsconn.(*input).more"}, reach: func(c *cell) {
+	{name: "half a message", phase: steady, waits: []string{"wsconn.(*Conn).whole", "wsconn.(*input).fetch"}, reach: func(c *cell) {
 		c.settle()
 		p := c.only()
 		c.hush(p)

@@ -28,6 +28,8 @@ var neverStopped = map[string]string{
 	"wsconn.(*ahead).fill":      "the same Read, of a real socket: see internal/realworld/servers",
 	"wsconn.newAhead":           "it is what fill calls",
 	"(*ShardManager).Dump":      "the caller's own writer; no shard waits for it",
+	"wsconn.(*sealed).ask":      "it gets what is there: beneath TLS nothing waits",
+	"wsconn.(*beneath).Read":    "it is what TLS calls in its handshake, and readHead calls TLS",
 	"(*outbox).moveTo":          "a send's channel has room for the one result",
 	"wsconn.(*Conn).fill":       "it reads what whole waits for",
 	"wsconn.payloadOf.Read":     "a strings.Reader",
