@@ -112,7 +112,7 @@ func TestTimeoutTies(t *testing.T) {
 func TestARequestIsWaitedForTwice(t *testing.T) {
 	cfg := harness.NoJitter()
 	cfg.Health.PingInterval = harness.Off
-	cfg.Subscribe = wsshard.SubscribeConfig{MessagesPerWindow: 2, Window: 2 * time.Minute} // one in 132 s
+	cfg.Subscribe = wsshard.SubscribeConfig{MessagesPerWindow: 2, Window: 2 * time.Minute} // one in 121 s
 	harness.Bubble(t, cfg, harness.WithTagAcks, func(w *harness.World) {
 		w.Topics.Ack(true)
 		w.Start("a")
@@ -124,10 +124,10 @@ func TestARequestIsWaitedForTwice(t *testing.T) {
 		if c.Over() {
 			t.Fatalf("HotSwitchover: %v, though the request is to be written once more", c.Err)
 		}
-		harness.After(15 * time.Second)
+		harness.After(5 * time.Second)
 		w.WantWire(1, "+a")
 		w.Srv.Conn(1).Send("ack:a")
-		c.Want(t, nil, 135*time.Second+harness.DefaultLinger)
+		c.Want(t, nil, 125*time.Second+harness.DefaultLinger)
 		w.WantNoGap()
 	})
 }
