@@ -162,8 +162,9 @@ func (c *Conn) takeBack() {
 // keeps nothing else.
 func (c *Conn) Detach() []byte {
 	if !c.own {
-		own := make([]byte, len(c.last))
-		copy(own, c.last)
+		last := c.last // a local one: then what is made is not cleared before
+		own := make([]byte, len(last))
+		copy(own, last)
 		c.last, c.own = own, true
 		c.in.drained()
 	}
