@@ -34,16 +34,3 @@ func TestFigureFleetHasNotice(t *testing.T) {
 		}
 	})
 }
-
-// switched waits until there were n switchovers in all, and says how long that took. It fails after most.
-func (f *fleet) switched(n uint64, most time.Duration) time.Duration {
-	f.t.Helper()
-	begin := time.Now()
-	for f.m.Metrics().HotSwitchovers < n {
-		if time.Since(begin) > most {
-			f.t.Fatalf("%d of %d after %v", f.m.Metrics().HotSwitchovers, n, most)
-		}
-		time.Sleep(100 * time.Millisecond)
-	}
-	return time.Since(begin)
-}
