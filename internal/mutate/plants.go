@@ -185,7 +185,7 @@ var plants = []plant{
 		{"internal/gate/line.go", "== (best.shard == last) && t.failed < best.failed:", "== (best.shard == last) && t.failed > best.failed:"},
 	}},
 	{"a switchover whose dial failed keeps its turn", "Turns", []replacement{
-		{"internal/gate/gate.go", "\t\tt.hasTurn, t.needsTurn = false, true\n\t\tg.turns.used--\n\t\tg.unlockAll()\n", "\t\tt.hasTurn, t.needsTurn = false, true\n\t\tg.unlockAll()\n"},
+		{"internal/gate/gate.go", "\t\tt.lostTurn()\n\t\tg.turns.used--\n\t\tg.unlockAll()\n", "\t\tt.lostTurn()\n\t\tg.unlockAll()\n"},
 	}},
 	{"a peer that closed before the new connection was ready, unseen by a reader that was behind, closed after it", "ClosedEarly", []replacement{
 		{"board.go", "return until != 0 && b.conn", "return until < 0 && b.conn"},
