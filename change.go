@@ -278,9 +278,9 @@ func (ch *change[S]) cutOver(ctx context.Context) {
 }
 
 // openGapOfUnproven begins a gap of topics that cur had and that next is not known to carry, though the cutover did not wait for
-// them: they were taken back and wanted anew. Without an Unsubscriber cur went on with them. With one that is a new subscription, of
-// which nothing is promised until it is proven; but what cur had unsubscribed to ask for it once more is on neither connection, until
-// next has it.
+// them: they were taken back and wanted anew since next had settled all up to a touch. Without an Unsubscriber cur went on with them.
+// With one that is a new subscription, of which nothing is promised until it is proven, unless cur had the old one, and had just
+// unsubscribed it to ask once more.
 func (ch *change[S]) openGapOfUnproven() {
 	s, cur, next := ch.s, ch.cur, ch.next
 	anew := make(map[S]struct{})
@@ -291,18 +291,14 @@ func (ch *change[S]) openGapOfUnproven() {
 	}
 	var subs []S
 	g := cur.loss(cur.gapFrom(nil)).gap(s.linger())
-	had := cur.carried
-	if s.core.caps.unsubscriber != nil {
-		had = cur.off
+	had := cur.off
+	if s.core.caps.unsubscriber == nil {
+		had = cur.carried
 	}
 	for _, sub := range had {
 		num, wanted := s.desired.Number(sub)
 		_, isAnew := anew[sub]
-		var least uint64 // one that was written before the cutover may have been proven under an earlier number
-		if isAnew {
-			least = num
-		}
-		if wanted && !next.claims.toldUnder(sub, least) {
+		if wanted && isAnew && !next.claims.toldUnder(sub, num) {
 			subs = append(subs, sub)
 			g.open[sub] = num
 		}
