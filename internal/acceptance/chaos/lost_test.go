@@ -14,8 +14,7 @@ import (
 // number is delivered, or it lies in a Gap of its shard that names its topic, between Sure and To, or one of these is known of it:
 //
 //   - its own callback lost it, which is counted
-//   - the topic was off to be asked for again, on a connection that lived, or that a switchover replaced: until it was on there, or on
-//     the next one, which had been asked before the cut (else it is in a gap)
+//   - the topic was off to be asked for again, on a connection that lived: until it was on there
 //   - the server had rejected it, and had not taken it since; or EventSubscriptionRejected has said that nobody answered
 //   - it was taken back and wanted anew, which is a new subscription, and a switchover took the connection that had the old one; until
 //     the next one had it
@@ -100,8 +99,7 @@ func (c *chaos) offToRefresh(topic string, history []onSpan, at time.Time, sp sp
 		}
 		until := on.end
 		for _, again := range history[i+1:] {
-			taken := sp.mine(again.conn) && again.conn.gen > on.conn.gen && c.took[again.conn].switchover && !again.asked.After(c.took[again.conn].at)
-			if again.conn == on.conn || taken {
+			if again.conn == on.conn {
 				until = again.on
 				break
 			}
